@@ -1,0 +1,37 @@
+"""edgepack packages trained models for edge devices: quantized, verified, measured.
+
+    import edgepack
+    built = edgepack.build("model.onnx", "out", device="rpi5", data="calibration/")
+    print(edgepack.bench(built.bundle)["ratio"])
+
+Importing edgepack loads nothing heavy; the functions bring what they need.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edgepack.bench import bench, check
+    from edgepack.errors import EdgepackError
+    from edgepack.inspection import inspect
+    from edgepack.pipeline import Build, build
+
+__all__ = ["Build", "EdgepackError", "bench", "build", "check", "inspect"]
+
+_HOMES = {
+    "Build": "edgepack.pipeline",
+    "EdgepackError": "edgepack.errors",
+    "bench": "edgepack.bench",
+    "build": "edgepack.pipeline",
+    "check": "edgepack.bench",
+    "inspect": "edgepack.inspection",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'edgepack' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -1,0 +1,30 @@
+"""Where devices.yaml and targets/ lie: inside the package in a wheel, beside it in a checkout."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+_PACKAGE = Path(__file__).resolve().parent
+ROOT = _PACKAGE if (_PACKAGE / "devices.yaml").is_file() else _PACKAGE.parent
+DEVICES = ROOT / "devices.yaml"
+TARGETS = ROOT / "targets"
+
+
+def load(name: str, path: Path) -> ModuleType:
+    """Import the file at `path` once, as module `name`."""
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"cannot import {path}")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module

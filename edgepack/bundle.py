@@ -1,0 +1,184 @@
+"""A bundle: the folder that is copied to a device, and its archive. The manifest's schema is docs/manifest.md."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgepack import _root
+from edgepack.errors import BrokenBundle, OutputExists, writing
+from edgepack.metric import harness
+
+MANIFEST = "manifest.json"
+# The float original beside the model: for comparison where the bundle was built, not for the device.
+BASELINE = "baseline"
+_SCRATCH = {"__pycache__", "lib"}
+
+Manifest = dict[str, Any]
+
+
+def check_output(output: Path, force: bool) -> None:
+    """
+    Raises:
+        OutputExists: something is there, and it is no bundle that --force may replace.
+    """
+    for path in (output, archive_path(output)):
+        if not path.exists() and not path.is_symlink():
+            continue
+        if not force:
+            raise OutputExists(f"{path} exists", "choose another place with -o, or add --force to replace it")
+    if output.exists() and not (output / MANIFEST).is_file():
+        raise OutputExists(
+            f"{output} exists and is no bundle, so --force leaves it alone", "choose another place with -o"
+        )
+
+
+def archive_path(output: Path) -> Path:
+    return output.with_name(output.name + ".tar.gz")
+
+
+@contextmanager
+def atomic_folder(output: Path) -> Iterator[Path]:
+    """A new folder beside `output` that takes its place if all goes well, and vanishes if not.
+
+    Its archive, if one was made beside it, moves along.
+
+    Raises:
+        WriteFailed: the disk is full, or the place cannot be written.
+    """
+    with writing(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".partial", dir=output.parent))
+    try:
+        with writing(output):
+            built = scratch / output.name
+            built.mkdir()
+            yield built
+            archive = archive_path(built)
+            if output.exists():
+                output.rename(scratch / "replaced")
+            try:
+                built.rename(output)
+            except OSError:
+                if (scratch / "replaced").exists():
+                    (scratch / "replaced").rename(output)
+                raise
+            if archive.exists():
+                archive.replace(archive_path(output))
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    path.parent.mkdir(exist_ok=True)
+    np.savez_compressed(path, **dict(arrays))  # type: ignore[arg-type]
+
+
+def write_payload(folder: Path, target: str, requirements: Sequence[str]) -> None:
+    """Copy the device-side files and pin the requirements."""
+    for source in (
+        _root.TARGETS / "harness.py",
+        _root.TARGETS / "preprocess.py",
+        _root.TARGETS / target / "runner.py",
+    ):
+        shutil.copyfile(source, folder / source.name)
+    verbatim = _root.TARGETS / target / "bundle"
+    if verbatim.is_dir():
+        shutil.copytree(verbatim, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "requirements.txt").write_text("".join(f"{line}\n" for line in requirements), encoding="utf-8")
+
+
+def seal(folder: Path, manifest: Manifest) -> None:
+    """Write the manifest, then the checksums of everything the device gets."""
+    text = json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False)
+    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+    lines = [f"{harness().sha256(str(path))}  {path.relative_to(folder).as_posix()}\n" for path in shipped(folder)]
+    (folder / harness().SUMS).write_text("".join(lines), encoding="utf-8")
+
+
+def shipped(folder: Path) -> list[Path]:
+    """The files that go to the device, the list of checksums apart."""
+    return [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+        and path.name != harness().SUMS
+        and not {BASELINE, *_SCRATCH} & set(path.relative_to(folder).parts)
+    ]
+
+
+def pack(folder: Path) -> Path:
+    """Write the bundle's .tar.gz beside it; the same bundle gives the same bytes."""
+    import gzip
+
+    target = archive_path(folder)
+    with (
+        writing(target),
+        target.open("wb") as raw,
+        gzip.GzipFile(fileobj=raw, mode="wb", filename="", mtime=0, compresslevel=6) as zipped,
+        tarfile.open(fileobj=zipped, mode="w") as tar,
+    ):
+        for path in [*shipped(folder), folder / harness().SUMS]:
+            entry = tar.gettarinfo(path, arcname=f"{folder.name}/{path.relative_to(folder).as_posix()}")
+            entry.uid = entry.gid = 0
+            entry.uname = entry.gname = ""
+            entry.mtime = 0
+            with path.open("rb") as file:
+                tar.addfile(entry, file)
+    return target
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Path]:
+    """The folder of the bundle at `path`, which may be a .tar.gz.
+
+    Raises:
+        BrokenBundle: there is no bundle, or the archive is damaged or leads outside itself.
+    """
+    if path.is_dir():
+        yield path
+        return
+    if not path.is_file():
+        raise BrokenBundle(f"{path} does not exist", "give the folder or .tar.gz that `edgepack build` made")
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            with tarfile.open(path) as tar:
+                tar.extractall(scratch, filter="data")
+        except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+            raise BrokenBundle(f"{path} is no bundle, or is damaged", "copy it again") from error
+        folders = [folder for folder in Path(scratch).iterdir() if (folder / MANIFEST).is_file()]
+        if len(folders) != 1:
+            raise BrokenBundle(f"{path} holds no bundle", "give the .tar.gz that `edgepack build` made")
+        yield folders[0]
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """
+    Raises:
+        BrokenBundle: it is missing, unreadable, or of a newer format.
+    """
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise BrokenBundle(
+            f"{folder} is no bundle: {MANIFEST} is missing", "give the folder that `edgepack build` made"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise BrokenBundle(f"{folder / MANIFEST} cannot be read", "build or copy the bundle again") from error
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("format"), int):
+        raise BrokenBundle(f"{folder / MANIFEST} is not a bundle's manifest")
+    if manifest["format"] > harness().FORMAT:
+        raise BrokenBundle(f"{folder} has format {manifest['format']}, newer than this edgepack", "update edgepack")
+    return manifest
+
+
+def folder_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

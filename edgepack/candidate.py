@@ -1,0 +1,185 @@
+"""A candidate: one precision of one model, written as a bundle, verified and measured."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edgepack import bundle, golden, local
+from edgepack._version import VERSION
+from edgepack.device import available_cores
+from edgepack.metric import Quality, evaluate, harness
+from edgepack.model import Model, TensorSpec
+from edgepack.passes.half import half
+from edgepack.passes.placement import integer_only
+from edgepack.passes.quantize import observed_tensors, quantize
+from edgepack.plan import Plan
+from edgepack.reference import Session
+from edgepack.samples import Feed, Samples
+from edgepack.statistics import collect
+from edgepack.target import runner
+
+# Called with what is being done, how much of it is done, and of how much (0: unknown).
+Progress = Callable[[str, int, int], None]
+BATCH = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ingredients:
+    """What every candidate of one build is made from.
+
+    `original` is the model as given, `clean` the same after clean-up; `judged` are the samples that quality is
+    measured on, the calibration samples themselves where there is no evaluation set.
+    """
+
+    plan: Plan
+    name: str
+    version: str
+    original: Model
+    session: Session
+    clean: Model
+    data: Samples | None
+    judged: Samples | None
+    golden: list[Feed]
+    synthetic: bool
+    labels: list[str] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """What became of one precision. `latency` is the harness's measurement on this machine."""
+
+    precision: str
+    quality: Quality | None
+    latency: dict[str, Any]
+    check: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
+
+
+def make(given: Ingredients, precision: str, folder: Path, seconds: float, progress: Progress) -> Candidate:
+    """Write the bundle of one precision into the empty `folder`, check it in a fresh process, and time it.
+
+    Raises:
+        UnsupportedOperator: the precision or the runtime cannot do the model.
+        WrongOutput, RunFailed: the bundle does not hold in a process with only what it pins.
+    """
+    plan = given.plan
+    model, note = lowered_form(given, precision, progress)
+    notes = [note] if note else []
+    progress("packaging", 0, 0)
+    (folder / "model").mkdir()
+    (folder / bundle.BASELINE).mkdir()
+    file = plan.target.lower(model, folder / "model")
+    given.original.save(folder / bundle.BASELINE / "original.onnx")
+    runtime = runner(plan.target_name)
+    threads = min(plan.threads, available_cores())
+    built = runtime.load(str(folder / "model" / file), threads)
+    expected = golden.answers(built, given.golden)
+    reference = golden.answers(given.session.run, given.golden)
+    requirements = ("numpy", *plan.target.REQUIREMENTS, *(("pillow",) if _has_images(given) else ()))
+    bundle.write_payload(folder, plan.target_name, local.pins(requirements))
+    bundle.write_arrays(folder / "golden" / "inputs.npz", golden.stacked(given.golden))
+    bundle.write_arrays(folder / "golden" / "expected.npz", expected)
+    bundle.write_arrays(folder / "golden" / "reference.npz", reference)
+    if _has_images(given):
+        assert given.data is not None and given.data.pixels is not None
+        bundle.write_arrays(folder / "golden" / "pixels.npz", {"pixels": given.data.pixels(0)})
+    exact = precision == "int8" and plan.scheme.bit_exact and integer_only(model, plan.scheme)
+    terms = golden.terms(model, expected, reference, precision, exact)
+    baseline = _baseline_runs(plan, folder)
+    if baseline:
+        notes.append(baseline)
+    bundle.seal(folder, _manifest(given, precision, f"model/{file}", terms, runtime.versions(), not baseline))
+
+    progress("verifying in a fresh process", 0, 0)
+    check = local.harness(folder, "check", only=requirements)
+    quality = None
+    if given.judged is not None:
+        quality = evaluate(
+            given.session.run,
+            built,
+            given.judged,
+            BATCH if given.judged.stackable else 1,
+            lambda done, total: progress("comparing with the original", done, total),
+        )
+    del built
+    progress("timing on this machine", 0, 0)
+    latency = local.harness(folder, "bench", "--unchecked", "--seconds", str(seconds), only=requirements)
+    return Candidate(precision=precision, quality=quality, latency=latency, check=check, notes=notes)
+
+
+def lowered_form(given: Ingredients, precision: str, progress: Progress) -> tuple[Model, str]:
+    """The clean model in the given precision, and a line on how it came about."""
+    if precision == "fp16":
+        result = half(given.clean)
+        return result.model, result.note
+    if precision == "int8":
+        assert given.data is not None
+        scheme = given.plan.scheme
+        statistics = collect(
+            given.clean,
+            observed_tensors(given.clean, scheme),
+            given.data,
+            BATCH if given.data.stackable else 1,
+            lambda done, total: progress("calibrating", done, total),
+        )
+        result = quantize(given.clean, scheme, statistics.ranges)
+        bits = ", 7-bit weights since this CPU adds products with saturation" if scheme.weight_bits == 7 else ""
+        return result.model, f"{result.note}{bits}; ranges from {statistics.samples} samples"
+    return given.clean, ""
+
+
+def _has_images(given: Ingredients) -> bool:
+    return given.data is not None and given.data.spec is not None
+
+
+def _baseline_runs(plan: Plan, folder: Path) -> str:
+    """Why the original cannot be timed in the target's runtime; empty if it can."""
+    path = folder / bundle.BASELINE / "original.onnx"
+    try:
+        runner(plan.target_name).load(str(path), 1)
+    except Exception as error:  # each runtime has exceptions of its own
+        line = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+        return f"the original itself does not load in {plan.target_name}, so nothing is timed beside it: {line}"
+    return ""
+
+
+def _manifest(
+    given: Ingredients,
+    precision: str,
+    file: str,
+    terms: list[dict[str, Any]],
+    versions: dict[str, str],
+    with_baseline: bool,
+) -> bundle.Manifest:
+    plan = given.plan
+    spec = given.data.spec if given.data is not None else None
+    return {
+        "format": harness().FORMAT,
+        "name": given.name,
+        "version": given.version,
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "edgepack": VERSION,
+        "device": plan.device.name,
+        "arch": plan.device.arch,
+        "target": plan.target_name,
+        "runtime": versions,
+        "precision": precision,
+        "threads": plan.threads,
+        "model": {"file": file},
+        "baseline": {"file": f"{bundle.BASELINE}/original.onnx"} if with_baseline else None,
+        "inputs": [_tensor(tensor) for tensor in given.clean.inputs],
+        "outputs": [_tensor(tensor) for tensor in given.clean.outputs],
+        "metadata": dict(given.original.ir.metadata_props),
+        "labels": given.labels,
+        "preprocess": {**spec, "golden": True} if spec is not None else None,
+        "calibration": None if given.data is None else {"samples": given.data.count},
+        "golden": {"synthetic": given.synthetic, "samples": len(given.golden), "outputs": terms},
+    }
+
+
+def _tensor(tensor: TensorSpec) -> dict[str, Any]:
+    return {"name": tensor.name, "dtype": tensor.dtype, "shape": list(tensor.shape)}

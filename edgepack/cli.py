@@ -1,0 +1,328 @@
+"""The command line: parse, call one function, render. The only place that catches errors or prints."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edgepack.errors import INTERNAL_ERROR, INTERRUPTED, EdgepackError, UsageError
+
+if TYPE_CHECKING:
+    from edgepack.candidate import Progress
+
+app = typer.Typer(
+    name="edgepack",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from edgepack._version import VERSION
+
+        typer.echo(f"edgepack {VERSION}")
+        raise typer.Exit
+
+
+@app.callback()
+def _edgepack(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """Take a trained model to an edge device: quantize, package, verify, measure."""
+
+
+def _config(context: typer.Context, path: Path | None) -> Path | None:
+    if path is not None:
+        from edgepack import config
+
+        names = {str(parameter.name): getattr(parameter, "opts", []) for parameter in context.command.params}
+        context.default_map = {**(context.default_map or {}), **config.read(path, names)}
+    return path
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")]
+Threads = Annotated[int | None, typer.Option(help="Threads to run with. [default: all cores of the device]")]
+Seconds = Annotated[float, typer.Option(help="How long each model is timed on this machine.")]
+Shapes = Annotated[
+    list[str] | None, typer.Option("--input-shape", metavar="NAME=1x3x224x224", help="Fix open dimensions.")
+]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", callback=_config, is_eager=True, metavar="FILE", help="YAML with any of these flags."),
+]
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "edgepack build model.onnx -o out --device rpi5 --data calib.npz --eval test.npz\n\n"
+    "edgepack build model.onnx -o out --data photos/ --preprocess imagenet --target openvino\n\n"
+    "edgepack build model.onnx -o out --precision fp32 --input-shape x=1x3x640x640"
+)
+def build(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="An .onnx or .pt2 file.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The bundle's folder; OUT.tar.gz lies beside it.")],
+    device: Annotated[
+        str, typer.Option(help="The board; see `edgepack devices`.", autocompletion=lambda: _boards())
+    ] = "host",
+    target: Annotated[
+        str,
+        typer.Option(help="The runtime; auto is the device's default.", autocompletion=lambda: ["auto", *_targets()]),
+    ] = "auto",
+    precision: Annotated[
+        str,
+        typer.Option(
+            help="auto, fp32, fp16 or int8. auto takes int8 where it is measured or "
+            "known to be faster, and good enough."
+        ),
+    ] = "auto",
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Calibration samples: a .npz (one array per input, y for labels), or a folder of .npy, .npz or images."
+        ),
+    ] = None,
+    evaluation: Annotated[
+        Path | None, typer.Option("--eval", help="Labelled samples to judge by, disjoint from --data.")
+    ] = None,
+    preprocess: Annotated[
+        str | None,
+        typer.Option(
+            help="How images become tensors: a preset (imagenet, unit, yolo, "
+            "mnist …), a YAML file, or size=64x64,mean=127,std=128."
+        ),
+    ] = None,
+    labels: Annotated[Path | None, typer.Option(help="Class names, one a line.")] = None,
+    input_shape: Shapes = None,
+    name: Annotated[str | None, typer.Option(help="The bundle's name. [default: the model file's]")] = None,
+    version: Annotated[str, typer.Option("--version", help="The bundle's version.")] = "1",
+    threads: Threads = None,
+    seconds: Seconds = 2.0,
+    force: Annotated[bool, typer.Option("--force", help="Replace a bundle that is there.")] = False,
+    config: ConfigFile = None,
+    as_json: Json = False,
+) -> None:
+    """Quantize a model for a device and write a verified bundle."""
+    from edgepack.pipeline import build as run
+
+    with _progress() as progress:
+        built = run(
+            model,
+            output,
+            device=device,
+            target=target,
+            precision=precision,
+            data=data,
+            eval=evaluation,
+            preprocess=preprocess,
+            labels=labels,
+            input_shape=_shapes(input_shape),
+            name=name,
+            version=version,
+            threads=threads,
+            seconds=seconds,
+            force=force,
+            progress=progress,
+        )
+    _show(built.to_json(), as_json, lambda: _render().build_report(built))
+
+
+@app.command(epilog="Example:\n\nedgepack bench out --threads 1 --seconds 5 --json > result.json")
+def bench(
+    path: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle's folder or .tar.gz.")],
+    threads: Threads = None,
+    seconds: Seconds = 2.0,
+    as_json: Json = False,
+) -> None:
+    """Check a bundle, then time it beside its float original."""
+    from edgepack.bench import bench as run
+
+    with _progress() as progress:
+        progress("checking and timing", 0, 0)
+        result = run(path, threads=threads, seconds=seconds)
+    _show(result, as_json, lambda: _render().bench_report(result))
+
+
+@app.command(epilog="Example:\n\nedgepack check out.tar.gz")
+def check(
+    path: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle's folder or .tar.gz.")],
+    as_json: Json = False,
+) -> None:
+    """Is a bundle whole, and does it answer here as it should?"""
+    from edgepack.bench import check as run
+
+    with _progress() as progress:
+        progress("checking", 0, 0)
+        report = run(path)
+    _show(report, as_json, lambda: f"ok: {_render().check_words(report)}")
+
+
+@app.command(epilog="Examples:\n\nedgepack inspect model.onnx --device rpi5\n\nedgepack inspect out")
+def inspect(
+    path: Annotated[Path, typer.Argument(metavar="MODEL|BUNDLE", help="A model file, or a bundle.")],
+    device: Annotated[
+        str | None, typer.Option(help="The board to look with.", autocompletion=lambda: _boards())
+    ] = None,
+    target: Annotated[str, typer.Option(help="The runtime to look with.")] = "auto",
+    input_shape: Shapes = None,
+    as_json: Json = False,
+) -> None:
+    """What a model or a bundle is, and what would stop it on a device."""
+    from edgepack.inspection import BundleInspection
+    from edgepack.inspection import inspect as run
+
+    found = run(path, device=device, target_name=target, input_shape=_shapes(input_shape))
+    if isinstance(found, BundleInspection):
+        _show(found.to_json(), as_json, lambda: _render().bundle_inspection(found))
+    else:
+        _show(found.to_json(), as_json, lambda: _render().inspection(found))
+
+
+@app.command()
+def devices(as_json: Json = False) -> None:
+    """List the boards that edgepack builds for, this machine first."""
+    from dataclasses import asdict
+
+    from edgepack import device
+
+    boards = {"host": device.detect(), **device.read()}
+    _show({name: asdict(board) for name, board in boards.items()}, as_json, lambda: _render().device_table(boards))
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where the bundle goes.")] = Path("demo-out"),
+    target: Annotated[str, typer.Option(help="The runtime.")] = "onnxruntime",
+    as_json: Json = False,
+) -> None:
+    """The whole line on a real model: a Fashion-MNIST classifier becomes a quantized, benchmarked bundle."""
+    from edgepack.demo import run
+
+    with _progress() as progress:
+        built = run(output, target=target, progress=progress)
+    _show(built.to_json(), as_json, lambda: _render().build_report(built))
+    if not as_json:
+        typer.echo(f"\nnext: edgepack bench {output}    edgepack inspect {output}    python {output}/harness.py check")
+
+
+# --- plumbing -------------------------------------------------------------------------------------------
+
+
+def _boards() -> list[str]:
+    from edgepack import device
+
+    return ["host", *device.read()]
+
+
+def _targets() -> list[str]:
+    from edgepack import target
+
+    return target.names()
+
+
+def _render() -> Any:
+    from edgepack import render
+
+    return render
+
+
+def _shapes(texts: list[str] | None) -> dict[str, tuple[int, ...]]:
+    """`NAME=1x3x224x224` by name."""
+    shapes = {}
+    for text in texts or []:
+        name, _, dims = text.rpartition("=")
+        try:
+            shape = tuple(int(dim) for dim in dims.lower().split("x")) if dims else ()
+        except ValueError:
+            shape = ()
+        if not name or not shape or min(shape) < 1:
+            raise UsageError(f"--input-shape {text} is not understood", "write it as NAME=1x3x224x224")
+        shapes[name] = shape
+    return shapes
+
+
+def _show(data: object, as_json: bool, rendered: Callable[[], Any]) -> None:
+    if as_json:
+        import json
+
+        typer.echo(json.dumps(data, indent=2, ensure_ascii=False, default=str))
+        return
+    from rich.console import Console
+
+    Console(highlight=False).print(rendered())
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    """A progress bar on stderr, gone when the work is done; nothing where stderr is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bar
+
+    console = Console(stderr=True)
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("starting", total=None)
+        last = ""
+
+        def report(what: str, done: int, total: int) -> None:
+            nonlocal last
+            if what != last:
+                bar.reset(task, description=what, total=total or None)
+                last = what
+            bar.update(task, completed=done, total=total or None)
+
+        yield report
+
+
+def main() -> None:
+    """Run the command line; every error leaves as one line, a hint and an exit code."""
+    debug = bool(os.environ.get("EDGEPACK_DEBUG"))
+    try:
+        app(standalone_mode=True)
+    except EdgepackError as error:
+        if debug:
+            raise
+        _complain(error.message, error.hint)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        _complain("interrupted", "nothing was written")
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(INTERRUPTED)
+    except Exception as error:
+        if debug:
+            raise
+        text = str(error).strip().splitlines()
+        _complain(
+            f"this is a bug in edgepack: {type(error).__name__}: {text[0] if text else ''}",
+            "run it again with EDGEPACK_DEBUG=1 and report the traceback",
+        )
+        sys.exit(INTERNAL_ERROR)
+
+
+def _complain(message: str, hint: str) -> None:
+    typer.secho(f"error: {message}", fg="red", err=True)
+    if hint:
+        typer.secho(f"hint: {hint}", err=True)
+
+
+if __name__ == "__main__":
+    main()

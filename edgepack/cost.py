@@ -1,0 +1,82 @@
+"""What a model costs to run: multiply-accumulates and bytes of activations, from its shapes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import onnx_ir as ir
+from onnx import shape_inference
+
+from edgepack.errors import ShapeNeeded
+from edgepack.golden import lengths
+from edgepack.model import LARGEST_MESSAGE, Model
+from edgepack.passes.fix_shapes import fix_shapes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """For one inference at `input_shapes`. `uncounted` operators do multiply, but inside control flow."""
+
+    macs: int
+    activation_bytes: int
+    uncounted: int
+    input_shapes: dict[str, tuple[int, ...]]
+
+
+def cost_of(model: Model) -> Cost:
+    """Count multiply-accumulates of Conv, ConvTranspose, Gemm, MatMul, LSTM, GRU and RNN.
+
+    Raises:
+        ShapeNeeded: a dimension other than the first is open.
+    """
+    shapes = {tensor.name: lengths(tensor) for tensor in model.inputs}
+    if model.weight_bytes >= LARGEST_MESSAGE:
+        raise ShapeNeeded("shapes cannot be inferred for a model of this size")
+    fixed = fix_shapes(model, shapes).model
+    inferred = ir.from_proto(shape_inference.infer_shapes(fixed.proto(), data_prop=True))
+    macs = activation_bytes = 0
+    for node in inferred.graph:
+        macs += _macs(node)
+        activation_bytes += sum(_bytes(output) for output in node.outputs)
+    nested = sum(1 for node in model.nodes() if node.op_type in _COUNTED) - sum(
+        1 for node in model.ir.graph if node.op_type in _COUNTED
+    )
+    return Cost(macs=macs, activation_bytes=activation_bytes, uncounted=nested, input_shapes=shapes)
+
+
+_COUNTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN"})
+_RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
+
+
+def _macs(node: ir.Node) -> int:
+    """Multiply-accumulates of one node; 0 for those that do none, and where a shape stayed unknown."""
+    if node.op_type not in _COUNTED or node.domain != "" or len(node.inputs) < 2:
+        return 0
+    data, weight, output = (_dims(value) for value in (node.inputs[0], node.inputs[1], node.outputs[0]))
+    if node.op_type in _RECURRENT:
+        recurrence = _dims(node.inputs[2])
+        if data is None or recurrence is None or weight is None:
+            return 0
+        return int(data[0] * data[1] * (math.prod(weight) + math.prod(recurrence)))
+    if data is None or weight is None or output is None:
+        return 0
+    if node.op_type == "Conv":
+        return math.prod(output) * math.prod(weight[1:])
+    if node.op_type == "ConvTranspose":
+        return math.prod(data) * math.prod(weight[1:])
+    if node.op_type == "Gemm":
+        return math.prod(output) * (weight[1] if node.attributes.get_int("transB", 0) else weight[0])
+    return int(math.prod(output) * data[-1])
+
+
+def _dims(value: ir.Value | None) -> tuple[int, ...] | None:
+    if value is None or value.shape is None:
+        return None
+    dims = tuple(dim for dim in value.shape if isinstance(dim, int))
+    return dims if len(dims) == len(value.shape) else None
+
+
+def _bytes(value: ir.Value) -> int:
+    dims = _dims(value)
+    return int(math.prod(dims) * value.dtype.itemsize) if dims is not None and value.dtype is not None else 0

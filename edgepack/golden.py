@@ -1,0 +1,112 @@
+"""Golden pairs: inputs with the answers a bundle must give, as verified here and as the float original gave."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from edgepack.errors import ShapeNeeded
+from edgepack.metric import harness
+from edgepack.model import Model, TensorSpec
+from edgepack.samples import Feed, Samples
+
+COUNT = 8
+_BYTES = 8_000_000
+# docs/bundle.md says where these come from.
+FLOAT_TOLERANCE = 1e-4
+INT8_FLOOR_DB = 20.0
+
+
+def feeds(samples: Samples | None, model: Model) -> tuple[list[Feed], bool]:
+    """Up to COUNT feeds of one shape, and whether they are synthetic.
+
+    Raises:
+        ShapeNeeded: there are no samples, and an open dimension leaves the shape unknown.
+    """
+    if samples is None:
+        return [synthetic(model, seed) for seed in range(4)], True
+    first = samples.read(0)
+    size = sum(array.nbytes for array in first.values())
+    count = max(1, min(COUNT, samples.count, _BYTES // max(size, 1)))
+    # Spread over the set, which is often sorted by class.
+    picks = sorted({int(index) for index in np.linspace(0, samples.count - 1, count)})
+    chosen = [samples.read(index) for index in picks]
+    shapes = {name: array.shape for name, array in first.items()}
+    same = [feed for feed in chosen if {name: array.shape for name, array in feed.items()} == shapes]
+    return same, False
+
+
+def synthetic(model: Model, seed: int) -> Feed:
+    """A seeded feed of standard normal numbers, or of zeros and ones for integers.
+
+    Raises:
+        ShapeNeeded: a dimension other than the first is open.
+    """
+    random = np.random.default_rng(seed)
+    feed: Feed = {}
+    for tensor in model.inputs:
+        shape = lengths(tensor)
+        if tensor.is_float:
+            feed[tensor.name] = np.asarray(random.standard_normal(shape), dtype=tensor.dtype)
+        else:
+            feed[tensor.name] = np.asarray(random.integers(0, 2, shape), dtype=tensor.dtype)
+    return feed
+
+
+def lengths(tensor: TensorSpec) -> tuple[int, ...]:
+    """The input's shape, with 1 for an open first axis.
+
+    Raises:
+        ShapeNeeded: another axis is open.
+    """
+    shape = []
+    for axis, dim in enumerate(tensor.shape):
+        if isinstance(dim, int):
+            shape.append(dim)
+        elif axis == 0:
+            shape.append(1)
+        else:
+            raise ShapeNeeded(
+                f"the input {tensor} has an open dimension and there are no samples",
+                f"add --input-shape {tensor.name}="
+                + "x".join(str(d) if isinstance(d, int) else "1" for d in tensor.shape)
+                + " with the lengths you use, or --data",
+            )
+    return tuple(shape)
+
+
+def answers(run: Callable[[Feed], Feed], inputs: Sequence[Feed]) -> dict[str, np.ndarray]:
+    """Each output of all feeds, stacked on a new first axis."""
+    outputs = [run(feed) for feed in inputs]
+    return {name: np.stack([output[name] for output in outputs]) for name in outputs[0]}
+
+
+def stacked(inputs: Sequence[Feed]) -> dict[str, np.ndarray]:
+    return {name: np.stack([feed[name] for feed in inputs]) for name in inputs[0]}
+
+
+def terms(
+    model: Model, expected: dict[str, np.ndarray], reference: dict[str, np.ndarray], precision: str, exact: bool
+) -> list[dict[str, Any]]:
+    """What the device's answers are held against, output by output, for the manifest."""
+    return [
+        {
+            "name": tensor.name,
+            "tolerance": _tolerance(expected[tensor.name], precision, exact),
+            "reference_sqnr_db": round(harness().sqnr_db(reference[tensor.name], expected[tensor.name]), 3)
+            if expected[tensor.name].dtype.kind == "f"
+            else None,
+        }
+        for tensor in model.outputs
+    ]
+
+
+def _tolerance(expected: np.ndarray, precision: str, exact: bool) -> dict[str, Any]:
+    if exact or expected.dtype.kind != "f":
+        # Integers come from a comparison or an argmax; where floats differ by rounding they may differ by a place.
+        return {"kind": "exact"} if exact else {"kind": "decibels", "at_least_db": INT8_FLOOR_DB}
+    if precision in ("fp32", "fp16"):
+        return {"kind": "relative", "at_most": FLOAT_TOLERANCE}
+    return {"kind": "decibels", "at_least_db": INT8_FLOOR_DB}

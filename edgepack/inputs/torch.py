@@ -1,0 +1,44 @@
+"""PyTorch programs exported with torch.export (.pt2)."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+import zipfile
+from pathlib import Path
+
+from edgepack.errors import NotAModel, UnsupportedOperator, needs
+from edgepack.inputs import onnx as onnx_file
+from edgepack.model import Model
+
+
+def load(path: Path) -> Model:
+    """Read a torch.export archive and convert it by torch.onnx (TorchDynamo exporter).
+
+    Raises:
+        MissingExtra: torch is not installed.
+        NotAModel: the archive cannot be read.
+        UnsupportedOperator: an operator has no ONNX form.
+    """
+    if not zipfile.is_zipfile(path):
+        raise NotAModel(f"{path} is not a torch.export archive", "save it with torch.export.save")
+    torch = needs("torch")
+    needs("onnxscript")
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        try:
+            program = torch.export.load(path)
+        except Exception as error:
+            text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise NotAModel(f"{path} cannot be read by torch {torch.__version__}: {text}") from error
+        try:
+            exported = torch.onnx.export(program, dynamo=True, verbose=False)
+            proto = exported.model_proto
+        except Exception as error:
+            text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise UnsupportedOperator(
+                f"{path} has no ONNX form: {text}", "export it with torch.onnx.export and look at its report"
+            ) from error
+    onnx_file.check_operators(proto)
+    return Model.from_proto(proto, source=str(path))

@@ -1,0 +1,108 @@
+"""Run a bundle's harness on this machine, in a process that sees only what the bundle pins."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Any
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from edgepack import target
+from edgepack.errors import BrokenBundle, EdgepackError, RunFailed, UnreadableSample, WrongOutput
+
+_ERRORS: dict[int, type[EdgepackError]] = {22: UnreadableSample, 50: BrokenBundle, 51: WrongOutput, 52: RunFailed}
+
+
+def closure(names: tuple[str, ...]) -> dict[str, Distribution]:
+    """The installed distributions called `names` and all they require, extras apart."""
+    found: dict[str, Distribution] = {}
+    waiting = list(names)
+    while waiting:
+        name = canonicalize_name(waiting.pop())
+        if name in found:
+            continue
+        found[name] = distribution(name)
+        for line in found[name].requires or []:
+            requirement = Requirement(line)
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                waiting.append(requirement.name)
+    return dict(sorted(found.items()))
+
+
+def pins(names: tuple[str, ...]) -> list[str]:
+    """`name==version` of each installed distribution in the closure, without local version labels."""
+    return [f"{name}=={found.version.partition('+')[0]}" for name, found in closure(names).items()]
+
+
+def runtime_of(manifest: dict[str, Any]) -> tuple[str, ...]:
+    """The distributions that a bundle's processes may see."""
+    images = ("pillow",) if manifest.get("preprocess") else ()
+    return ("numpy", *target.load(manifest["target"]).REQUIREMENTS, *images)
+
+
+def link_only(names: tuple[str, ...], folder: Path) -> None:
+    """Fill `folder` with links to the files of the named distributions, and to nothing else."""
+    for found in closure(names).values():
+        for file in found.files or []:
+            top = file.parts[0]
+            if top in ("..", "__pycache__") or (folder / top).is_symlink():
+                continue
+            source = Path(str(found.locate_file(top)))
+            if source.exists():
+                (folder / top).symlink_to(source)
+
+
+def harness(bundle: Path, *arguments: str, only: tuple[str, ...] | None = None) -> dict[str, Any]:
+    """Run `harness.py ARGUMENTS --json` and return what it printed.
+
+    Args:
+        only: the distributions that the process may see; None leaves it this interpreter's own.
+
+    Raises:
+        BrokenBundle, WrongOutput, RunFailed: what the harness said.
+    """
+    script = bundle / "harness.py"
+    if not script.is_file():
+        raise BrokenBundle(
+            f"{bundle} is no bundle: harness.py is missing", "give the folder that `edgepack build` made"
+        )
+    with tempfile.TemporaryDirectory() as scratch:
+        command = [sys.executable, "-B"]
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+        if only is not None:
+            try:
+                link_only(only, Path(scratch))
+            except PackageNotFoundError as error:
+                raise RunFailed(f"{error.name} is not installed here", "install the target's extra") from error
+            environment["PYTHONPATH"] = scratch
+            command += ["-S", "-s"]
+        process = subprocess.run(
+            [*command, str(script), *arguments, "--json"],
+            env=environment,
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+        )
+    if process.returncode == 0:
+        try:
+            result: dict[str, Any] = json.loads(process.stdout)
+        except ValueError as error:
+            raise RunFailed(f"the harness of {bundle} printed no JSON") from error
+        return result
+    message, hint = f"the harness of {bundle} ended with exit code {process.returncode}", ""
+    lines = process.stderr.strip().splitlines()
+    for line in lines:
+        if line.startswith("error: "):
+            message = line[len("error: ") :]
+        elif line.startswith("hint: "):
+            hint = line[len("hint: ") :]
+    if lines and message.startswith("the harness of"):
+        message += f": {lines[-1]}"
+    raise _ERRORS.get(process.returncode, RunFailed)(message, hint)

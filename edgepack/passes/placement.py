@@ -1,0 +1,161 @@
+"""Which nodes of a graph compute in int8, and which tensors carry a scale: decided before anything is written."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import onnx_ir as ir
+
+from edgepack.model import Model, constant
+from edgepack.target import Scheme
+
+# Operators with weights that no scheme here quantizes; named when they stay float.
+_FLOAT_ONLY = frozenset({"LSTM", "GRU", "RNN"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """A decision about a graph; nodes and tensors are those of the model it was made for.
+
+    `tensors` maps each tensor that gets a Q/DQ pair to the tensor whose scale it shares (often itself).
+    `left_float` counts what stays float though it has weights: "why: operator" -> how many.
+    """
+
+    weighted: tuple[ir.Node, ...]
+    light: tuple[ir.Node, ...]
+    tensors: dict[str, str]
+    left_float: Counter[str] = field(default_factory=Counter)
+
+
+def place(model: Model, scheme: Scheme) -> Placement:
+    """Decide the placement for `model` by `scheme`.
+
+    1. A weighted operator is quantized where its weights are constant.
+    2. Its output is taken after a fused activation, so that no Q/DQ stands between the two.
+    3. A light operator is quantized if all it reads is, or could be, int8, and something int8 reads it.
+    4. The output of a closed operator is always quantized, that of another only where an int8 operator reads it.
+    5. Tensors around a same-scale operator share one scale.
+    """
+    graph = model.ir.graph
+    left_float = _nested(model, scheme)
+    weighted = []
+    for node in graph:
+        if node.op_type in scheme.weighted and node.domain == "":
+            reason = why_not(node)
+            if reason:
+                left_float[f"{reason}: {node.op_type}"] += 1
+            else:
+                weighted.append(node)
+        elif node.op_type in _FLOAT_ONLY:
+            left_float[f"no int8 form: {node.op_type}"] += 1
+
+    tails = {id(node): tail(node, scheme) for node in weighted}
+    able = {id(value) for value in tails.values()} | {id(node.inputs[0]) for node in weighted}  # rule 3, forwards
+    candidates = []
+    for node in graph:
+        if node.op_type in scheme.light and node.domain == "":
+            data = data_inputs(node)
+            if data and all(id(value) in able and value.dtype == ir.DataType.FLOAT for value in data):
+                candidates.append(node)
+                tails[id(node)] = tail(node, scheme)
+                able.update(id(output) for output in node.outputs)
+                able.add(id(tails[id(node)]))
+
+    wanted = {id(node.inputs[0]) for node in weighted}  # rule 3, backwards
+    light = []
+    for node in reversed(candidates):
+        if wanted & {id(tails[id(node)]), *(id(output) for output in node.outputs)}:
+            light.append(node)
+            wanted.update(id(value) for value in data_inputs(node))
+    light.reverse()
+
+    tensors: dict[str, str] = {}
+
+    def root(name: str) -> str:
+        while tensors[name] != name:
+            name = tensors[name]
+        return name
+
+    def add(value: ir.Value | None) -> str:
+        assert value is not None and value.name
+        return root(tensors.setdefault(value.name, value.name))
+
+    for node in weighted:
+        add(node.inputs[0])
+        if node.op_type in scheme.closed or id(tails[id(node)]) in wanted:  # rule 4
+            add(tails[id(node)])
+    for node in light:
+        inputs = [add(value) for value in data_inputs(node)]
+        outputs = node.outputs if len(node.outputs) > 1 else [tails[id(node)]]
+        for output in outputs:
+            name = add(output)
+            if node.op_type in scheme.same_scale:  # rule 5
+                tensors[name] = root(inputs[0])
+    return Placement(
+        weighted=tuple(weighted),
+        light=tuple(light),
+        tensors={name: root(name) for name in tensors},
+        left_float=left_float,
+    )
+
+
+def why_not(node: ir.Node) -> str:
+    """Why a weighted node cannot be quantized; empty if it can."""
+    data, weight = node.inputs[0], node.inputs[1]
+    if data is None or constant(data) is not None:
+        return "its data is constant"
+    array = constant(weight)
+    if array is None:
+        return "both factors are activations" if node.op_type in ("MatMul", "Gemm") else "its weights are computed"
+    if array.dtype != "float32" or data.dtype not in (ir.DataType.FLOAT, None):
+        return "it is not float32"
+    if node.op_type == "MatMul":
+        return "" if array.ndim >= 2 else "its weights are a vector"
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    if bias is not None and constant(bias) is None:
+        return "its bias is computed"
+    if node.op_type == "Gemm":
+        if node.attributes.get_float("alpha", 1.0) != 1.0 or node.attributes.get_float("beta", 1.0) != 1.0:
+            return "alpha or beta is not 1"
+        if node.attributes.get_int("transA", 0):
+            return "its data is transposed"
+    return ""
+
+
+def tail(node: ir.Node, scheme: Scheme) -> ir.Value:
+    """The node's output, or the output of the activation that the runtime fuses with it."""
+    output = node.outputs[0]
+    uses = list(output.uses())
+    if len(uses) == 1 and not output.is_graph_output():
+        reader, index = uses[0]
+        if reader.op_type in scheme.fused and reader.domain == "" and index == 0:
+            return reader.outputs[0]
+    return output
+
+
+def data_inputs(node: ir.Node) -> list[ir.Value]:
+    """What a light node computes on: all operands where there are several, else the first input."""
+    if node.op_type in ("Add", "Mul", "Concat"):
+        return [value for value in node.inputs if value is not None and constant(value) is None]
+    first = node.inputs[0]
+    return [first] if first is not None and constant(first) is None else []
+
+
+def _nested(model: Model, scheme: Scheme) -> Counter[str]:
+    """Weighted operators inside control flow, which stay as they are."""
+    top = set(model.ir.graph)
+    found: Counter[str] = Counter()
+    for node in model.nodes():
+        if node not in top and (node.op_type in scheme.weighted or node.op_type in _FLOAT_ONLY):
+            found[f"inside control flow: {node.op_type}"] += 1
+    return found
+
+
+def integer_only(model: Model, scheme: Scheme) -> bool:
+    """True where a quantized graph computes nothing in float but scales: its results depend on no rounding mode.
+
+    Additions and multiplications of int8 tensors are left out, since kernels rescale them in float.
+    """
+    computing = scheme.weighted | scheme.same_scale | scheme.fused | {"QuantizeLinear", "DequantizeLinear"}
+    return all(node.domain == "" and node.op_type in computing for node in model.nodes())

@@ -1,0 +1,258 @@
+"""Static int8: ranges become scales, scales become a Q/DQ graph.
+
+The quantization is uniform and affine as in Jacob et al., "Quantization and Training of Neural Networks for
+Efficient Integer-Arithmetic-Only Inference" (2018): activations per tensor, weights symmetric per output channel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from edgepack.errors import UnsupportedOperator
+from edgepack.model import Model, constant
+from edgepack.passes import PassResult
+from edgepack.passes.placement import Placement, place
+from edgepack.target import Scheme
+
+# s_input·s_weight must stay a normal float32, and |bias| / (s_input·s_weight) within int32.
+_SMALLEST_SCALE = 1e-30
+_LARGEST_BIAS = 2.0**30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """A uniform grid: real = scale · (integer − zero_point). Arrays hold one scale a channel."""
+
+    scale: np.ndarray
+    zero_point: np.ndarray
+
+
+def quantize(model: Model, scheme: Scheme, ranges: Mapping[str, tuple[float, float]]) -> PassResult:
+    """Write `model` with Q/DQ by `scheme`, activations in the given (min, max) ranges.
+
+    Raises:
+        UnsupportedOperator: nothing in the model can be quantized; it says why.
+    """
+    result = model.clone()
+    placement = place(result, scheme)
+    refuse_empty(placement)
+    grids = activation_grids(placement, ranges, scheme)
+    weights: dict[tuple[object, ...], ir.Value] = {}
+    for node in placement.weighted:
+        _write_weights(result.ir.graph, node, grids, scheme, weights)
+    for node in placement.light:
+        _write_constants(result.ir.graph, node, scheme)
+    for name in placement.tensors:
+        _write_pair(result.ir.graph, name, grids[name])
+    _drop_unused(result.ir.graph)
+    counts = {"int8": len(placement.weighted) + len(placement.light), "float": placement.left_float.total()}
+    note = f"{len(placement.weighted)} weighted and {len(placement.light)} other operators in int8"
+    if placement.left_float:
+        note += "; float: " + ", ".join(f"{n}× {what}" for what, n in placement.left_float.most_common(4))
+    return PassResult(model=result, note=note, figures={k: float(v) for k, v in counts.items()})
+
+
+def observed_tensors(model: Model, scheme: Scheme) -> list[str]:
+    """The tensors whose ranges `quantize` will need.
+
+    Raises:
+        UnsupportedOperator: nothing in the model can be quantized; it says why.
+    """
+    placement = place(model, scheme)
+    refuse_empty(placement)
+    return list(placement.tensors)
+
+
+def refuse_empty(placement: Placement) -> None:
+    if not placement.weighted:
+        named = ", ".join(f"{count}× {what}" for what, count in placement.left_float.most_common(4))
+        raise UnsupportedOperator(
+            f"nothing in this model can be computed in int8 ({named or 'it holds no Conv, Gemm or MatMul'})",
+            "build it with --precision fp16 or fp32",
+        )
+
+
+def activation_grids(
+    placement: Placement, ranges: Mapping[str, tuple[float, float]], scheme: Scheme
+) -> dict[str, Grid]:
+    """A grid for each tensor, from the joint range of those that share it."""
+    joint: dict[str, tuple[float, float]] = {}
+    for name, root in placement.tensors.items():
+        low, high = ranges[name]
+        known = joint.get(root, (low, high))
+        joint[root] = (min(low, known[0]), max(high, known[1]))
+    return {name: activation_grid(*joint[root], scheme) for name, root in placement.tensors.items()}
+
+
+def activation_grid(low: float, high: float, scheme: Scheme) -> Grid:
+    """The grid of 256 steps over [low, high], widened to hold zero exactly."""
+    low, high = min(low, 0.0), max(high, 0.0)
+    dtype = np.dtype(scheme.activation_dtype)
+    limits = np.iinfo(dtype)
+    if scheme.symmetric_activations:
+        scale, zero = max(-low, high) / limits.max, 0
+    else:
+        scale = (high - low) / (limits.max - limits.min)
+        zero = 0
+    scale = scale if scale > 1e-12 else 1.0
+    if not scheme.symmetric_activations:
+        zero = int(np.clip(np.rint(limits.min - low / scale), limits.min, limits.max))
+    return Grid(scale=np.array(scale, np.float32), zero_point=np.array(zero, dtype))
+
+
+def weight_grid(weight: np.ndarray, axis: int | None, bits: int, floor: np.ndarray | float = 0.0) -> Grid:
+    """The symmetric grid of each channel along `axis` (None: of the whole tensor), scales at least `floor`."""
+    others = tuple(i for i in range(weight.ndim) if i != axis)
+    largest = np.abs(weight).max(axis=None if axis is None else others)
+    scale = np.maximum(largest / (2 ** (bits - 1) - 1), floor)
+    scale = np.where(scale > _SMALLEST_SCALE, scale, 1.0).astype(np.float32)
+    return Grid(scale=scale, zero_point=np.zeros(scale.shape, np.int8))
+
+
+def round_to(weight: np.ndarray, grid: Grid, axis: int | None, bits: int) -> np.ndarray:
+    """The nearest integers of the grid, int8."""
+    limit = 2 ** (bits - 1) - 1
+    scale = (
+        grid.scale if axis is None else np.expand_dims(grid.scale, tuple(i for i in range(weight.ndim) if i != axis))
+    )
+    integers: np.ndarray = np.clip(np.rint(weight / scale), -limit, limit).astype(np.int8)
+    return integers
+
+
+def channel_axis(node: ir.Node, weight: np.ndarray) -> int | None:
+    """The axis of the weight that counts output channels."""
+    if node.op_type == "Conv":
+        return 0
+    if node.op_type == "ConvTranspose":
+        return 1 if node.attributes.get_int("group", 1) == 1 else None
+    if node.op_type == "Gemm":
+        return 0 if node.attributes.get_int("transB", 0) else 1
+    return weight.ndim - 1 if weight.ndim == 2 else None
+
+
+def _write_weights(
+    graph: ir.Graph,
+    node: ir.Node,
+    grids: Mapping[str, Grid],
+    scheme: Scheme,
+    written: dict[tuple[object, ...], ir.Value],
+) -> None:
+    value = node.inputs[1]
+    weight = constant(value)
+    assert value is not None and weight is not None and node.inputs[0] is not None
+    axis = channel_axis(node, weight)
+    input_scale = float(grids[str(node.inputs[0].name)].scale)
+    bias = constant(node.inputs[2]) if len(node.inputs) > 2 and node.op_type != "MatMul" else None
+    quantize_bias = bias is not None and scheme.bias_bits == 32
+    floor: np.ndarray | float = _SMALLEST_SCALE / input_scale
+    if quantize_bias:
+        channels = 1 if axis is None else weight.shape[axis]
+        bias = np.broadcast_to(np.asarray(bias).reshape(-1), (weight.shape[_channels_of(node, axis)],))
+        largest = np.abs(bias) if channels > 1 or axis is not None else np.abs(bias).max()
+        floor = np.maximum(floor, largest / (_LARGEST_BIAS * input_scale))
+    grid = weight_grid(weight, axis, scheme.weight_bits, floor)
+    key = (value.name, axis, grid.scale.tobytes())
+    if key not in written:
+        integers = round_to(weight, grid, axis, scheme.weight_bits)
+        written[key] = _dequantized(graph, node, f"{value.name}", integers, grid, axis, len(written))
+    node.replace_input_with(1, written[key])
+    if quantize_bias:
+        assert bias is not None
+        scale = (np.float64(input_scale) * grid.scale).astype(np.float32)
+        integers = np.clip(np.rint(bias / scale.astype(np.float64)), -(2**31), 2**31 - 1).astype(np.int32)
+        bias_grid = Grid(scale=scale, zero_point=np.zeros(scale.shape, np.int32))
+        name = f"{value.name}_bias_{node.name or node.outputs[0].name}"
+        node.replace_input_with(2, _dequantized(graph, node, name, integers, bias_grid, 0 if scale.ndim else None))
+
+
+def _channels_of(node: ir.Node, axis: int | None) -> int:
+    return axis if axis is not None else 1
+
+
+def _write_constants(graph: ir.Graph, node: ir.Node, scheme: Scheme) -> None:
+    """Constant operands of a light node, on a grid of their own."""
+    if node.op_type not in ("Add", "Mul", "Concat"):
+        return
+    for index, value in enumerate(node.inputs):
+        array = constant(value)
+        if array is None or value is None or array.dtype != np.float32:
+            continue
+        grid = activation_grid(float(array.min()), float(array.max()), scheme)
+        limits = np.iinfo(grid.zero_point.dtype)
+        steps = np.rint(array / grid.scale) + float(grid.zero_point)
+        integers = np.clip(steps, limits.min, limits.max).astype(grid.zero_point.dtype)
+        name = f"{value.name}_{node.name or node.outputs[0].name}"
+        node.replace_input_with(index, _dequantized(graph, node, name, integers, grid, None))
+
+
+def _dequantized(
+    graph: ir.Graph, before: ir.Node, name: str, integers: np.ndarray, grid: Grid, axis: int | None, serial: int = 0
+) -> ir.Value:
+    """A DequantizeLinear of constants, placed before a node."""
+    unique = f"{name}_{serial}" if f"{name}_q" in graph.initializers else name
+    inputs = [
+        _initializer(graph, f"{unique}_q", integers),
+        _initializer(graph, f"{unique}_scale", np.asarray(grid.scale)),
+        _initializer(graph, f"{unique}_zero_point", np.asarray(grid.zero_point)),
+    ]
+    attributes = {} if axis is None else {"axis": axis}
+    node = ir.node("DequantizeLinear", inputs, attributes=attributes, name=f"{unique}_DequantizeLinear")
+    output = node.outputs[0]
+    output.name, output.dtype, output.shape = f"{unique}_dq", ir.DataType.FLOAT, ir.Shape(integers.shape)
+    graph.insert_before(before, node)
+    return output
+
+
+def _write_pair(graph: ir.Graph, name: str, grid: Grid) -> None:
+    """Q/DQ on the tensor `name`; every reader, and the graph's output, takes the dequantized value."""
+    value = _find(graph, name)
+    uses = list(value.uses())
+    scale = _initializer(graph, f"{name}_scale", np.asarray(grid.scale))
+    zero = _initializer(graph, f"{name}_zero_point", np.asarray(grid.zero_point))
+    quantized = ir.node("QuantizeLinear", [value, scale, zero], name=f"{name}_QuantizeLinear")
+    restored = ir.node("DequantizeLinear", [quantized.outputs[0], scale, zero], name=f"{name}_DequantizeLinear")
+    quantized.outputs[0].name = f"{name}_quantized"
+    quantized.outputs[0].dtype = ir.DataType.from_numpy(grid.zero_point.dtype)
+    quantized.outputs[0].shape = value.shape
+    output = restored.outputs[0]
+    output.name, output.type, output.shape = f"{name}_dequantized", value.type, value.shape
+    producer = value.producer()
+    if producer is None:
+        graph.insert_before(next(iter(graph)), [quantized, restored])
+    else:
+        graph.insert_after(producer, [quantized, restored])
+    for node, index in uses:
+        node.replace_input_with(index, output)
+    for index, result in enumerate(graph.outputs):
+        if result is value:
+            value.name, output.name = f"{name}_float", name
+            graph.outputs[index] = output
+
+
+def _find(graph: ir.Graph, name: str) -> ir.Value:
+    for value in graph.inputs:
+        if value.name == name:
+            return value
+    for node in graph:
+        for value in node.outputs:
+            if value.name == name:
+                return value
+    raise KeyError(name)
+
+
+def _initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
+    if name in graph.initializers:
+        return graph.initializers[name]
+    value = ir.val(name, const_value=ir.tensor(np.ascontiguousarray(array).reshape(array.shape), name=name))
+    graph.register_initializer(value)
+    return value
+
+
+def _drop_unused(graph: ir.Graph) -> None:
+    for name, value in list(graph.initializers.items()):
+        if not value.uses() and not value.is_graph_output() and not value.is_graph_input():
+            del graph.initializers[name]

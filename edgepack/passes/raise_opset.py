@@ -1,0 +1,44 @@
+"""Raise an old opset to one that has per-channel Q/DQ."""
+
+from __future__ import annotations
+
+from onnx import version_converter
+
+from edgepack.errors import UnsupportedOperator
+from edgepack.model import Model
+from edgepack.passes import PassResult
+
+# Per-channel Q/DQ exists from 13 on; 17 is read by every runtime edgepack packages for.
+RAISE_BELOW, RAISE_TO = 13, 17
+
+
+def raise_opset(model: Model) -> PassResult:
+    """Convert the model to opset RAISE_TO where it is below RAISE_BELOW (onnx's version converter).
+
+    Raises:
+        UnsupportedOperator: an operator has no newer form.
+    """
+    if model.opset >= RAISE_BELOW:
+        return PassResult(model=model, note="")
+    proto = model.proto()
+    # Files from before IR 4 list initializers as inputs too, and the converter then wants all of them listed.
+    listed = {value.name for value in proto.graph.input}
+    if proto.ir_version < 4:
+        initializers = {tensor.name for tensor in proto.graph.initializer}
+        kept = [value for value in proto.graph.input if value.name not in initializers]
+        if initializers <= listed:
+            del proto.graph.input[:]
+            proto.graph.input.extend(kept)
+        proto.ir_version = 7
+    try:
+        raised = version_converter.convert_version(proto, RAISE_TO)
+    except Exception as error:  # RuntimeError and others, from C++
+        text = str(error).strip().splitlines()[-1]
+        raise UnsupportedOperator(
+            f"opset {model.opset} cannot be raised to {RAISE_TO}: {text}",
+            f"export the model with opset {RAISE_BELOW} or newer",
+        ) from error
+    del raised.metadata_props[:]
+    raised.metadata_props.extend(proto.metadata_props)
+    result = Model.from_proto(raised, source=model.source)
+    return PassResult(model=result, note=f"opset raised from {model.opset} to {result.opset}")

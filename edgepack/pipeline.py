@@ -1,0 +1,241 @@
+"""`build`: from a trained model to a verified bundle, in one straight line."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from edgepack import bundle, golden, inputs
+from edgepack import device as devices
+from edgepack import preprocess as preprocessing
+from edgepack import samples as sample_files
+from edgepack.audit import audit, refuse_overlap
+from edgepack.candidate import Candidate, Ingredients, Progress, make
+from edgepack.errors import LabelsError, UsageError
+from edgepack.metric import Quality
+from edgepack.model import Model
+from edgepack.passes.fix_shapes import fix_shapes
+from edgepack.passes.raise_opset import raise_opset
+from edgepack.passes.simplify import simplify
+from edgepack.plan import Plan, plan
+from edgepack.reference import Session
+from edgepack.samples import Samples
+
+# What int8 may cost where it was not asked for: points of accuracy, else percent of equal answers, else decibels.
+LARGEST_DROP = 1.0
+SMALLEST_AGREEMENT = 95.0
+SMALLEST_SQNR_DB = 15.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Build:
+    """What `build` made, and what was measured on the way.
+
+    `sizes` are bytes: of the original model, of the built one, of the archive. `latency` is the harness's
+    measurement on this machine. `notes` say what was done, `warnings` what to look at.
+    """
+
+    bundle: Path
+    archive: Path
+    name: str
+    version: str
+    device: str
+    target: str
+    precision: str
+    reason: str
+    sizes: dict[str, int]
+    quality: Quality | None
+    latency: dict[str, Any]
+    check: dict[str, Any]
+    notes: list[str]
+    warnings: list[str]
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "bundle": str(self.bundle), "archive": str(self.archive)}
+
+
+def build(
+    model: str | Path,
+    output: str | Path,
+    *,
+    device: str = "host",
+    target: str = "auto",
+    precision: str = "auto",
+    data: str | Path | None = None,
+    eval: str | Path | None = None,
+    preprocess: str | None = None,
+    labels: str | Path | None = None,
+    input_shape: Mapping[str, tuple[int, ...]] | None = None,
+    name: str | None = None,
+    version: str = "1",
+    threads: int | None = None,
+    seconds: float = 2.0,
+    force: bool = False,
+    progress: Progress = lambda what, done, total: None,
+) -> Build:
+    """Quantize, package and verify a model for a device.
+
+    Args:
+        model: an .onnx or .pt2 file.
+        output: the bundle's folder; its archive lies beside it.
+        data: calibration samples; `eval` are (labelled) ones that calibration has not seen.
+        preprocess: how images become tensors: a preset, a YAML file or key=value pairs.
+        labels: a file of class names, one a line.
+        input_shape: lengths for open dimensions, by input name.
+        threads: threads on the device; all its cores if not given.
+        seconds: how long each model is timed on this machine.
+
+    Raises:
+        EdgepackError: one of edgepack.errors; nothing is left at `output` then, and what was there stays.
+    """
+    output, path = Path(output), Path(model)
+    bundle.check_output(output, force)
+    board = devices.find(device)
+    progress("reading the model", 0, 0)
+    original = inputs.load(path)
+    decision = plan(
+        board,
+        target=target,
+        precision=precision,
+        has_data=data is not None,
+        is_quantized=original.is_quantized,
+        threads=threads,
+    )
+    notes: list[str] = []
+    shaped = original
+    if decision.precision == "int8":
+        raised = raise_opset(original)
+        shaped = raised.model
+        notes.append(raised.note)
+    fixed = fix_shapes(shaped, input_shape or {})
+    notes.append(fixed.note)
+
+    progress("reading the samples", 0, 0)
+    classes = sample_files.read_classes(Path(labels)) if labels is not None else None
+    calibration, evaluation = _samples(fixed.model, data, eval, preprocess, classes)
+    warnings = _audit(fixed.model, calibration, evaluation, classes)
+    feeds, synthetic = golden.feeds(calibration or evaluation, fixed.model)
+
+    progress("cleaning up", 0, 0)
+    session = Session(original)
+    session.run(feeds[0])
+    clean = simplify(fixed.model, session, feeds[:2])
+    notes.append(clean.note)
+    given = Ingredients(
+        plan=decision,
+        name=name or path.stem,
+        version=version,
+        original=original,
+        session=session,
+        clean=clean.model,
+        data=calibration,
+        judged=evaluation or calibration,
+        golden=feeds,
+        synthetic=synthetic,
+        labels=classes,
+    )
+    with bundle.atomic_folder(output) as folder:
+        chosen, reason, tried = _choose(given, folder, seconds, progress)
+        sizes = {
+            "original": bundle.folder_bytes(folder / bundle.BASELINE),
+            "model": bundle.folder_bytes(folder / "model"),
+            "archive": bundle.pack(folder).stat().st_size,
+        }
+    return Build(
+        bundle=output,
+        archive=bundle.archive_path(output),
+        name=given.name,
+        version=version,
+        device=board.name,
+        target=decision.target_name,
+        precision=chosen.precision,
+        reason=reason,
+        sizes=sizes,
+        quality=chosen.quality,
+        latency=chosen.latency,
+        check=chosen.check,
+        notes=[note for note in (*notes, *tried, *chosen.notes) if note],
+        warnings=warnings + _doubts(given, chosen),
+    )
+
+
+def _samples(
+    model: Model, data: str | Path | None, eval: str | Path | None, preprocess: str | None, classes: list[str] | None
+) -> tuple[Samples | None, Samples | None]:
+    spec = preprocessing.read(preprocess) if preprocess is not None else None
+    if spec is not None and data is None and eval is None:
+        raise UsageError("--preprocess says how samples are read, and there are none", "add --data or --eval")
+    calibration = sample_files.read(Path(data), model, spec, classes) if data is not None else None
+    evaluation = sample_files.read(Path(eval), model, spec, classes) if eval is not None else None
+    if calibration is not None and evaluation is not None:
+        refuse_overlap(calibration, evaluation)
+    return calibration, evaluation
+
+
+def _audit(
+    model: Model, calibration: Samples | None, evaluation: Samples | None, classes: list[str] | None
+) -> list[str]:
+    warnings = audit(calibration, model, "calibration") if calibration is not None else []
+    if evaluation is not None:
+        warnings += audit(evaluation, model, "evaluation")
+        if evaluation.labels is not None and classes is not None and evaluation.labels.max() >= len(classes):
+            raise LabelsError(
+                f"label {evaluation.labels.max()} is out of range: the labels file names {len(classes)} classes"
+            )
+    return warnings
+
+
+def _choose(given: Ingredients, folder: Path, seconds: float, progress: Progress) -> tuple[Candidate, str, list[str]]:
+    """Make the planned candidate in `folder`; where int8 is on trial and fails, float takes its place."""
+    decision = given.plan
+    first = make(given, decision.precision, folder, seconds, progress)
+    if not decision.on_trial:
+        return first, decision.reason, []
+    verdict, passed = try_int8(decision, first)
+    if passed:
+        return first, verdict, []
+    for path in folder.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return make(given, "fp32", folder, seconds, progress), verdict, first.notes
+
+
+def try_int8(decision: Plan, candidate: Candidate) -> tuple[str, bool]:
+    """Whether int8 is good and fast enough to be chosen unasked, and the reason in words."""
+    quality = candidate.quality
+    if quality is not None and quality.drop is not None and quality.accuracy is not None:
+        if quality.drop > LARGEST_DROP:
+            return f"int8 loses {quality.drop:.2f} points of accuracy, more than {LARGEST_DROP:g}", False
+    elif quality is not None and quality.agreement is not None:
+        if quality.agreement < SMALLEST_AGREEMENT:
+            return f"int8 agrees with the original on only {quality.agreement:.1f} % of the samples", False
+    elif quality is not None and quality.sqnr_db is not None and quality.sqnr_db < SMALLEST_SQNR_DB:
+        return f"int8 is only {quality.sqnr_db:.1f} dB from the original", False
+    ratio = candidate.latency.get("ratio")
+    if decision.measurable_here and ratio is not None:
+        words = f"{ratio['median']:.2f} times as fast here ({ratio['low']:.2f} to {ratio['high']:.2f})"
+        if ratio["low"] > 1.0:
+            return f"int8 is {words}", True
+        return f"int8 is no faster: {words}", False
+    if decision.device.int8_gain == "expected":
+        return decision.reason, True
+    return f"{decision.reason}, and that cannot be measured here; --precision int8 builds it all the same", False
+
+
+def _doubts(given: Ingredients, chosen: Candidate) -> list[str]:
+    """What the figures of the chosen candidate do not tell."""
+    doubts = []
+    ratio = chosen.latency.get("ratio")
+    if ratio is not None and ratio["high"] < 1.0:
+        doubts.append(
+            f"slower than the float original on this machine: {ratio['median']:.2f} times as fast; "
+            "--precision fp32 is there"
+        )
+    quality = chosen.quality
+    if given.judged is not None and given.judged.labels is not None and (quality is None or quality.accuracy is None):
+        doubts.append("labels were given, but the first output is not [batch, classes], so no accuracy was computed")
+    if given.synthetic:
+        doubts.append("no samples: the golden inputs are seeded noise, good for checking, not for judging accuracy")
+    return doubts

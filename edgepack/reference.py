@@ -1,0 +1,68 @@
+"""The float model on this machine, in ONNX Runtime: the host's own arithmetic."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from edgepack.errors import CleanupError, SamplesError, UnsupportedOperator, needs
+from edgepack.model import LARGEST_MESSAGE, Model
+from edgepack.samples import Feed
+
+# Its Linux builds send telemetry unless told not to before the import.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+
+class Session:
+    """A model ready to run on the host."""
+
+    def __init__(self, model: Model, threads: int = 0) -> None:
+        """
+        Raises:
+            UnsupportedOperator: ONNX Runtime lacks an operator of the model.
+            CleanupError: ONNX Runtime refuses the model for another reason.
+        """
+        onnxruntime = needs("onnxruntime")
+        onnxruntime.set_default_logger_severity(4)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        with tempfile.TemporaryDirectory() as scratch:
+            if model.weight_bytes < LARGEST_MESSAGE:
+                source: str | bytes = model.proto().SerializeToString()
+            else:
+                source = str(Path(scratch) / "model.onnx")
+                model.save(Path(source))
+            try:
+                self._session = onnxruntime.InferenceSession(
+                    source,
+                    options,
+                    providers=["CPUExecutionProvider"],
+                    disabled_optimizers=["WeightBiasQuantization"],
+                )
+            except Exception as error:  # its exceptions share no public base class
+                text = _reason(error)
+                if "NOT_IMPLEMENTED" in str(error) or "is not a registered function" in str(error):
+                    raise UnsupportedOperator(f"ONNX Runtime lacks an operator of the model: {text}") from error
+                raise CleanupError(f"ONNX Runtime refuses the model: {text}") from error
+        self.outputs: list[str] = [output.name for output in self._session.get_outputs()]
+
+    def run(self, feed: Feed, outputs: Sequence[str] | None = None) -> Feed:
+        """Outputs by name.
+
+        Raises:
+            SamplesError: the model cannot take this feed.
+        """
+        names = list(outputs) if outputs is not None else self.outputs
+        try:
+            return dict(zip(names, self._session.run(names, feed), strict=True))
+        except Exception as error:
+            shapes = ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in feed.items())
+            raise SamplesError(f"the model cannot run on {shapes}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """The first line of a runtime's message, without its codes and paths."""
+    line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return line.rpartition(" : ")[2][:300] if " : FAIL : " in line else line[:300]

@@ -1,0 +1,220 @@
+"""Results become rich tables; nothing here computes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from edgepack.device import Device
+from edgepack.inspection import BundleInspection, Inspection
+from edgepack.pipeline import Build
+
+_ARROW = "→"
+
+
+def build_report(built: Build) -> RenderableType:
+    """The closing table of a build: what, before, after, change."""
+    table = Table(
+        title=f"{escape(built.name)} for {built.device}, {built.target} {built.precision}", title_justify="left"
+    )
+    for column in ("", "original", "built", "change"):
+        table.add_column(column, justify="left" if column in ("", "change") else "right")
+    original, model = built.sizes["original"], built.sizes["model"]
+    table.add_row("size", size(original), size(model), f"{100 * model / original:.1f} % of the original")
+    _quality_rows(table, built)
+    _latency_rows(table, built.latency)
+    lines: list[RenderableType] = [table]
+    lines.append(Text(f"precision {built.precision}: {built.reason}"))
+    lines += [Text(note, style="dim") for note in built.notes]
+    lines += [Text(f"! {warning}", style="yellow") for warning in built.warnings]
+    lines.append(
+        Text.assemble(
+            "bundle  ",
+            (str(built.bundle), "bold"),
+            " and ",
+            (str(built.archive), "bold"),
+            f" ({size(built.sizes['archive'])})",
+        )
+    )
+    lines.append(Text(f"checked in a fresh process: {check_words(built.check)}"))
+    return Group(*lines)
+
+
+def _quality_rows(table: Table, built: Build) -> None:
+    quality = built.quality
+    if quality is None:
+        return
+    if quality.accuracy is not None and quality.drop is not None:
+        error = f" ± {quality.drop_error:.2f}" if quality.drop_error is not None else ""
+        table.add_row(
+            f"accuracy (top-1, {quality.count:,} samples)",
+            f"{quality.original_accuracy:.2f} %",
+            f"{quality.accuracy:.2f} %",
+            f"{-quality.drop:+.2f}{error} points",
+        )
+    if quality.agreement is not None:
+        table.add_row(f"same answer ({quality.count:,} samples)", "", f"{quality.agreement:.2f} %", "")
+    if quality.sqnr_db is not None:
+        table.add_row("SQNR to the original", "", decibels(quality.sqnr_db), "")
+
+
+def _latency_rows(table: Table, latency: Mapping[str, Any]) -> None:
+    models = latency["models"]
+    after, before = models["model"], models.get("baseline")
+    for key, title in (("p50_ms", "latency p50, this machine"), ("p90_ms", "latency p90")):
+        change = ""
+        if before and key == "p50_ms":
+            change = speed_words(latency["ratio"])
+        threads = f", {latency['threads']} thread{'s' if latency['threads'] > 1 else ''}" if key == "p50_ms" else ""
+        table.add_row(title + threads, ms(before[key]) if before else "", ms(after[key]), change)
+    table.add_row(
+        "peak memory of a process",
+        f"{before['peak_memory_mb']:.0f} MB" if before else "",
+        f"{after['peak_memory_mb']:.0f} MB",
+        "",
+    )
+
+
+def speed_words(ratio: Mapping[str, float]) -> str:
+    words = f"{ratio['median']:.2f}× as fast ({ratio['low']:.2f} to {ratio['high']:.2f})"
+    return f"[green]{words}[/]" if ratio["low"] > 1 else f"[red]{words}[/]" if ratio["high"] < 1 else words
+
+
+def check_words(report: Mapping[str, Any]) -> str:
+    kinds = {figures["kind"] for figures in report["outputs"].values()}
+    how = "bit by bit" if kinds == {"exact"} else "within tolerance"
+    return f"{report['samples']} golden samples answered as expected, {how}"
+
+
+def bench_report(result: Mapping[str, Any]) -> RenderableType:
+    """Percentiles of the bundle beside its float original."""
+    about = result["bundle"]
+    title = (
+        f"{escape(about['name'])}, {about['target']} {about['precision']}, "
+        f"{result['threads']} thread{'s' if result['threads'] > 1 else ''}, on this machine"
+    )
+    table = Table(title=title, title_justify="left")
+    columns = ("", "p50", "p90", "p99", "mean", "per second", "load", "first", "peak memory", "runs")
+    for column in columns:
+        table.add_column(column, justify="left" if not column else "right")
+    for part, words in (("baseline", "float original"), ("model", "this bundle")):
+        if part in result["models"]:
+            m = result["models"][part]
+            table.add_row(
+                words,
+                ms(m["p50_ms"]),
+                ms(m["p90_ms"]),
+                ms(m["p99_ms"]),
+                ms(m["mean_ms"]),
+                f"{m['throughput_per_s']:,.0f}",
+                ms(m["load_ms"]),
+                ms(m["first_inference_ms"]),
+                f"{m['peak_memory_mb']:.0f} MB",
+                f"{m['count']:,}",
+            )
+    lines: list[RenderableType] = [table]
+    if "ratio" in result:
+        ratio = result["ratio"]
+        lines.append(f"{speed_words(ratio)}, 95 % interval from {ratio['rounds']} rounds in turn")
+    if result.get("check"):
+        lines.append(Text(check_words(result["check"])))
+    environment = result["environment"]
+    lines.append(
+        Text(
+            f"{environment['cpu'] or environment['machine']}, {environment['cores']} cores, {environment['system']}",
+            style="dim",
+        )
+    )
+    return Group(*lines)
+
+
+def inspection(found: Inspection) -> RenderableType:
+    table = Table(title=escape(found.path), title_justify="left", show_header=False)
+    table.add_column(style="bold")
+    table.add_column()
+    for title, tensors in (("inputs", found.inputs), ("outputs", found.outputs)):
+        table.add_row(title, "\n".join(_tensor(tensor) for tensor in tensors))
+    table.add_row("opset, IR", f"{found.opset}, {found.ir_version}")
+    table.add_row("parameters", f"{found.parameters:,} ({size(found.weight_bytes)})")
+    if found.cost is not None:
+        shapes = ", ".join(f"{name} {'×'.join(map(str, s))}" for name, s in found.cost.input_shapes.items())
+        more = f", and {found.cost.uncounted} operators inside control flow" if found.cost.uncounted else ""
+        table.add_row(
+            "cost",
+            f"{found.cost.macs / 1e6:,.1f} M multiply-accumulates{more}, "
+            f"{size(found.cost.activation_bytes)} of activations, at {shapes}",
+        )
+    else:
+        table.add_row("cost", "unknown while dimensions are open: give --input-shape")
+    operators = ", ".join(f"{name} {count}" for name, count in found.operators.items())
+    table.add_row("operators", escape(operators))
+    if found.int8_share is not None:
+        table.add_row("int8", f"{100 * found.int8_share:.0f} % of the operators with weights")
+    lines: list[RenderableType] = [table]
+    for what, advice in found.obstacles:
+        lines.append(Text.assemble(("! ", "yellow"), what, (f" — {advice}" if advice else "", "dim")))
+    if not found.obstacles:
+        lines.append(Text("nothing in the way", style="green"))
+    return Group(*lines)
+
+
+def bundle_inspection(found: BundleInspection) -> RenderableType:
+    manifest = found.manifest
+    table = Table(title=escape(found.path), title_justify="left", show_header=False)
+    table.add_column(style="bold")
+    table.add_column()
+    table.add_row(
+        "bundle",
+        f"{manifest['name']} {manifest['version']}, made {manifest['created']} by edgepack {manifest['edgepack']}",
+    )
+    runtime = ", ".join(f"{name} {version}" for name, version in manifest["runtime"].items())
+    table.add_row("for", f"{manifest['device']} ({manifest['arch']}), {runtime}")
+    table.add_row("precision", manifest["precision"])
+    for title in ("inputs", "outputs"):
+        table.add_row(title, "\n".join(_tensor(tensor) for tensor in manifest[title]))
+    table.add_row("size", f"model {size(found.model_bytes)}, all that is shipped {size(found.shipped_bytes)}")
+    golden = manifest["golden"]
+    table.add_row("golden", f"{golden['samples']} {'synthetic' if golden['synthetic'] else 'real'} samples")
+    table.add_row("files", "as built" if found.whole else f"[red]{escape(found.damage)}[/]")
+    return table
+
+
+def device_table(boards: Mapping[str, Device]) -> RenderableType:
+    table = Table(title="devices", title_justify="left")
+    for column in ("name", "board", "CPU", "runs", "int8"):
+        table.add_column(column)
+    for name, board in boards.items():
+        runs = "\n".join(f"{target}: {', '.join(precisions)}" for target, precisions in board.targets.items())
+        table.add_row(name, board.title, f"{board.cpu}, {board.cores} cores, {board.arch}", runs, board.int8_why)
+    return table
+
+
+def _tensor(tensor: Mapping[str, Any]) -> str:
+    dims = "×".join("?" if dim is None else str(dim) for dim in tensor["shape"]) or "scalar"
+    return escape(f"{tensor['name']} {tensor['dtype']} {dims}")
+
+
+def size(count: float) -> str:
+    """Bytes in the unit that leaves three figures."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} GB"
+
+
+def ms(value: float) -> str:
+    return f"{value:.3f} ms" if value < 10 else f"{value:.1f} ms"
+
+
+def decibels(value: float) -> str:
+    return "equal" if value >= 200 else f"{value:.1f} dB"
+
+
+def error_console() -> Console:
+    return Console(stderr=True, highlight=False)

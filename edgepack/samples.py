@@ -1,0 +1,381 @@
+"""Samples: files and folders become checked feeds for a model, one at a time.
+
+A `.npz` holds one array per input name, the first axis the samples, and `y` for labels. A folder holds
+`.npy` or `.npz` files, one a sample, or images: in class folders, or with a labels.csv, or unlabelled.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from edgepack import preprocess
+from edgepack.errors import LabelsError, NoSamples, SamplesError, UnreadableSample
+from edgepack.model import Model, TensorSpec
+from edgepack.preprocess import Spec
+
+Feed = dict[str, np.ndarray]
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
+_LABELS = "y"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Samples:
+    """Feeds for a model, read when asked for.
+
+    `read(i)` gives sample i as arrays that fit the model's inputs, batch axis included. `digest(i)` hashes what
+    the sample was before preprocessing, so that the same image is found again under another name.
+    """
+
+    source: str
+    count: int
+    read: Callable[[int], Feed] = field(repr=False)
+    digest: Callable[[int], str] = field(repr=False)
+    labels: np.ndarray | None = None
+    # Whether feeds may be joined along their first axis: each is one row, and the model takes any number of rows.
+    stackable: bool = False
+    # Where images are the input: how they became tensors, which input they feed, and the pixels of sample i.
+    spec: Spec | None = None
+    pixels: Callable[[int], np.ndarray] | None = field(default=None, repr=False)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[Feed]:
+        return (self.read(index) for index in range(self.count))
+
+    def first(self, count: int) -> list[Feed]:
+        return [self.read(index) for index in range(min(count, self.count))]
+
+    def batches(self, size: int) -> Iterator[Feed]:
+        """Feeds of up to `size` samples, joined along the first axis."""
+        for start in range(0, self.count, size):
+            feeds = [self.read(index) for index in range(start, min(start + size, self.count))]
+            yield (
+                feeds[0]
+                if len(feeds) == 1
+                else {name: np.concatenate([feed[name] for feed in feeds]) for name in feeds[0]}
+            )
+
+
+def read(path: Path, model: Model, spec: Spec | None = None, classes: list[str] | None = None) -> Samples:
+    """Open the samples at `path` for `model`.
+
+    Args:
+        spec: how images become tensors; needed for image folders, applied to uint8 arrays in a .npz.
+        classes: the names of the classes in order, where class folders or labels.csv use names.
+
+    Raises:
+        NoSamples, SamplesError, UnreadableSample, LabelsError.
+    """
+    if not path.exists():
+        raise NoSamples(f"{path} does not exist", "give a .npz file or a folder of samples")
+    if path.is_dir():
+        return _folder(path, model, spec, classes)
+    if path.suffix.lower() == ".npz":
+        return _archive(path, model, spec)
+    if path.suffix.lower() in IMAGE_SUFFIXES | {".npy"}:
+        raise SamplesError(f"{path} is one file", "give the folder that holds the samples, or a .npz")
+    raise SamplesError(f"{path} is no kind of samples edgepack reads", "give a .npz file or a folder")
+
+
+# --- .npz -----------------------------------------------------------------------------------------------
+
+
+def _archive(path: Path, model: Model, spec: Spec | None) -> Samples:
+    arrays = _load(path)
+    labels = arrays.pop(_LABELS, None) if _LABELS not in {i.name for i in model.inputs} else None
+    if not arrays:
+        raise NoSamples(f"{path} holds no arrays", "it should hold one array per input, named like the input")
+    arrays = _named(arrays, model, str(path))
+    counts = {name: len(array) if array.ndim else 0 for name, array in arrays.items()}
+    if min(counts.values()) == 0:
+        raise NoSamples(f"{path} holds no samples", "the first axis of each array counts the samples")
+    if spec is not None:
+        return _pixel_array(path, arrays, model, spec, labels)
+    steps = {tensor.name: _rows_a_feed(tensor, arrays[tensor.name], str(path)) for tensor in model.inputs}
+    sizes = {name: len(arrays[name]) // (step or 1) for name, step in steps.items()}
+    if len(set(sizes.values())) != 1:
+        raise SamplesError(
+            f"{path}: the inputs have different numbers of samples: "
+            + ", ".join(f"{name} {count}" for name, count in sizes.items())
+        )
+    count = next(iter(sizes.values()))
+    if count == 0:
+        raise NoSamples(f"{path} holds less than one batch of the model's fixed size, {max(steps.values())}")
+
+    def one(index: int) -> Feed:
+        return {
+            tensor.name: _fit(tensor, _rows(arrays[tensor.name], index, steps[tensor.name]), str(path))
+            for tensor in model.inputs
+        }
+
+    one(0)
+    return Samples(
+        source=str(path),
+        count=count,
+        read=one,
+        digest=lambda index: _digest(one(index)),
+        labels=_check_labels(labels, count * max(1, max(steps.values())), str(path)),
+        stackable=set(steps.values()) == {1} and _takes_rows(model),
+    )
+
+
+def _takes_rows(model: Model) -> bool:
+    """True where the first axis of every input and output is open."""
+    return all(tensor.shape and not isinstance(tensor.shape[0], int) for tensor in (*model.inputs, *model.outputs))
+
+
+def _rows(array: np.ndarray, index: int, step: int) -> np.ndarray:
+    return np.asarray(array[index] if step == 0 else array[index * step : (index + 1) * step])
+
+
+def _load(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except ValueError as error:
+        if "pickle" in str(error).lower():
+            raise SamplesError(
+                f"{path} holds Python objects, which are never loaded", "save plain arrays with np.savez"
+            ) from error
+        raise UnreadableSample(f"{path} cannot be read: {error}") from error
+    except (OSError, zipfile.BadZipFile, EOFError, KeyError) as error:
+        raise UnreadableSample(f"{path} cannot be read: it is damaged or no .npz file") from error
+
+
+def _named(arrays: dict[str, np.ndarray], model: Model, where: str) -> dict[str, np.ndarray]:
+    """The arrays by the model's input names; a lone array for a lone input may have any name."""
+    names = [tensor.name for tensor in model.inputs]
+    if len(names) == 1 and len(arrays) == 1:
+        return {names[0]: next(iter(arrays.values()))}
+    missing = [name for name in names if name not in arrays]
+    if missing:
+        raise SamplesError(
+            f"{where} lacks the input {', '.join(missing)}", f"it holds {', '.join(arrays) or 'nothing'}"
+        )
+    return {name: arrays[name] for name in names}
+
+
+def _rows_a_feed(tensor: TensorSpec, array: np.ndarray, where: str) -> int:
+    """How many rows of the array's first axis make one feed; 0 where a row has all the input's axes itself."""
+    rank = len(tensor.shape)
+    if array.ndim == rank + 1:
+        return 0
+    if array.ndim != rank or rank == 0:
+        raise SamplesError(
+            f"{where}: {tensor.name} has {array.ndim} axes, the model wants {tensor} a sample",
+            "the first axis of each array counts the samples",
+        )
+    batch = tensor.shape[0]
+    return batch if isinstance(batch, int) else 1
+
+
+def _pixel_array(
+    path: Path, arrays: dict[str, np.ndarray], model: Model, spec: Spec, labels: np.ndarray | None
+) -> Samples:
+    array = next(iter(arrays.values()))
+    if len(arrays) > 1 or array.dtype != np.uint8:
+        raise SamplesError(
+            f"{path}: --preprocess is for images: one array of uint8 pixels, not {array.dtype}",
+            "leave --preprocess out if the arrays are ready for the model",
+        )
+    if array.ndim == 4 and array.shape[1] in (1, 3) and array.shape[3] not in (1, 3):
+        array = array.transpose(0, 2, 3, 1)
+    if array.ndim not in (3, 4) or (array.ndim == 4 and array.shape[3] not in (1, 3)):
+        raise SamplesError(f"{path}: images have shape [n, height, width] or [n, height, width, 1 or 3]")
+    return _images(str(path), len(array), lambda i: np.asarray(array[i]), model, spec, labels)
+
+
+# --- folders --------------------------------------------------------------------------------------------
+
+
+def _folder(path: Path, model: Model, spec: Spec | None, classes: list[str] | None) -> Samples:
+    files = sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
+    arrays = [file for file in files if file.suffix.lower() in (".npy", ".npz")]
+    images = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
+    if not arrays and not images:
+        raise NoSamples(f"{path} holds no samples", "it should hold .npy, .npz or image files")
+    if arrays and images:
+        raise SamplesError(f"{path} holds both arrays and images", "keep one kind in a folder")
+    if arrays:
+        return _array_files(path, arrays, model)
+    if spec is None:
+        raise SamplesError(
+            f"{path} holds images, and nothing says how they become the model's input",
+            "add --preprocess, for example --preprocess imagenet or size=224x224,scale=255",
+        )
+    images, labels = _image_labels(path, images, classes)
+    return _images(str(path), len(images), lambda index: _decode(images[index]), model, spec, labels)
+
+
+def _array_files(path: Path, files: list[Path], model: Model) -> Samples:
+    def one(index: int) -> Feed:
+        file = files[index]
+        if file.suffix.lower() == ".npz":
+            arrays = _named(_load(file), model, str(file))
+        else:
+            try:
+                arrays = _named({"": np.load(file, allow_pickle=False)}, model, str(file))
+            except (OSError, ValueError, EOFError) as error:
+                raise UnreadableSample(f"{file} cannot be read: {error}") from error
+        feed = {}
+        for tensor in model.inputs:
+            array = arrays[tensor.name]
+            if array.ndim == len(tensor.shape) - 1:
+                array = array[None]
+            feed[tensor.name] = _fit(tensor, array, str(file))
+        return feed
+
+    one(0)
+    return Samples(source=str(path), count=len(files), read=one, digest=lambda index: _digest(one(index)))
+
+
+def _image_labels(path: Path, images: list[Path], classes: list[str] | None) -> tuple[list[Path], np.ndarray | None]:
+    """Labels from labels.csv (file,label) or from class folders; folders named by numbers are those classes."""
+    table = path / "labels.csv"
+    if table.is_file():
+        try:
+            with table.open(newline="", encoding="utf-8") as file:
+                rows = [row for row in csv.reader(file) if row and not row[0].startswith("#")]
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            raise LabelsError(f"{table} cannot be read: {error}") from error
+        if rows and not (path / rows[0][0]).is_file():
+            rows = rows[1:]
+        named = []
+        for row in rows:
+            if len(row) < 2 or not (path / row[0]).is_file():
+                raise LabelsError(f"{table}: no image {row[0]!r}", "each line is file,label")
+            named.append((path / row[0], row[1].strip()))
+    elif all(image.parent != path for image in images):
+        named = [(image, image.relative_to(path).parts[0]) for image in images]
+    else:
+        return images, None
+    if not named:
+        raise NoSamples(f"{table} names no images")
+    return [image for image, _ in named], class_indices([label for _, label in named], classes, str(path))
+
+
+def class_indices(labels: list[str], classes: list[str] | None, where: str) -> np.ndarray:
+    """Class numbers: the labels themselves if they are numbers, else places in `classes` or in sorted order."""
+    if classes is None and all(label.isdecimal() for label in labels):
+        return np.array([int(label) for label in labels], np.int64)
+    order = classes if classes is not None else sorted(set(labels))
+    places = {name: index for index, name in enumerate(order)}
+    unknown = sorted({label for label in labels if label not in places and not label.isdecimal()})
+    if unknown:
+        raise LabelsError(f"{where}: class {unknown[0]!r} is not in the labels file", "one class a line, in order")
+    return np.array([places[label] if label in places else int(label) for label in labels], np.int64)
+
+
+def read_classes(path: Path) -> list[str]:
+    """Class names, one a line."""
+    try:
+        names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise LabelsError(f"{path} cannot be read", "it should hold one class name a line") from error
+    while names and not names[-1]:
+        names.pop()
+    if not names:
+        raise LabelsError(f"{path} holds no class names", "it should hold one class name a line")
+    return names
+
+
+# --- images ---------------------------------------------------------------------------------------------
+
+
+def _decode(path: Path) -> np.ndarray:
+    try:
+        return preprocess.code().decode(str(path))
+    except Exception as error:  # Pillow raises many kinds
+        raise UnreadableSample(f"{path} cannot be decoded as an image", "replace or remove it") from error
+
+
+def _images(
+    source: str,
+    count: int,
+    pixels: Callable[[int], np.ndarray],
+    model: Model,
+    spec: Spec,
+    labels: np.ndarray | None,
+) -> Samples:
+    tensor = image_input(model)
+    apply = preprocess.code().apply
+
+    def one(index: int) -> Feed:
+        try:
+            return {tensor.name: apply(pixels(index), spec)[None].astype(tensor.dtype, copy=False)}
+        except ValueError as error:
+            raise SamplesError(f"{source}: sample {index}: {error}") from error
+
+    first = one(0)[tensor.name]
+    try:
+        _fit(tensor, first, source)
+    except SamplesError as error:
+        raise SamplesError(error.message, "let --preprocess give size, color and layout as the model wants") from None
+    return Samples(
+        source=source,
+        count=count,
+        read=one,
+        digest=lambda index: _digest({"": pixels(index)}),
+        labels=_check_labels(labels, count, source),
+        stackable=spec["size"] is not None and _takes_rows(model),
+        spec={**spec, "input": tensor.name},
+        pixels=pixels,
+    )
+
+
+def image_input(model: Model) -> TensorSpec:
+    """The one input that images feed."""
+    candidates = [tensor for tensor in model.inputs if len(tensor.shape) == 4]
+    if len(model.inputs) != 1 or not candidates:
+        raise SamplesError(
+            "images feed models with one input of four axes; this one has "
+            + "; ".join(str(tensor) for tensor in model.inputs),
+            "give a .npz with one array per input",
+        )
+    return candidates[0]
+
+
+# --- checks ---------------------------------------------------------------------------------------------
+
+
+def _fit(tensor: TensorSpec, array: np.ndarray, where: str) -> np.ndarray:
+    """The array in the input's type, if its shape and kind allow it."""
+    if array.ndim != len(tensor.shape) or any(
+        isinstance(dim, int) and dim != size for dim, size in zip(tensor.shape, array.shape, strict=True)
+    ):
+        got = "×".join(map(str, array.shape)) or "scalar"
+        raise SamplesError(f"{where}: {tensor.name} has shape {got}, the model wants {tensor}")
+    wanted = np.dtype(tensor.dtype)
+    if not np.can_cast(array.dtype, wanted, "same_kind"):
+        raise SamplesError(f"{where}: {tensor.name} is {array.dtype}, the model wants {tensor}")
+    return np.asarray(array, dtype=wanted, order="C")
+
+
+def _check_labels(labels: np.ndarray | None, count: int, where: str) -> np.ndarray | None:
+    if labels is None:
+        return None
+    labels = np.asarray(labels)
+    if labels.shape[:1] != (count,):
+        raise LabelsError(f"{where}: {labels.shape[0] if labels.ndim else 0} labels for {count} samples")
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+        raise LabelsError(f"{where}: y should be one whole number a sample, is {labels.dtype} {labels.shape}")
+    return labels.astype(np.int64)
+
+
+def _digest(feed: Feed) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(feed):
+        array = feed[name]
+        digest.update(f"{name}{array.dtype}{array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,94 @@
+"""Targets: what a runtime's folder under targets/ must say, and how it is found.
+
+The contract is on one page in targets/README.md. A target is a module; the folder is the registry.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, cast
+
+from edgepack import _root
+from edgepack.errors import UnknownTarget
+from edgepack.model import Model
+from edgepack.samples import Feed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scheme:
+    """How a runtime computes in int8, as data for the quantizer. Operators are ONNX names.
+
+    `weighted` operators are quantized wherever their weights are constant. `light` operators follow: they are
+    quantized where both what they read and what reads them is. The outputs of `same_scale` operators keep the
+    scale of their input. Between a weighted operator and one of its `fused` activations stands no Q/DQ. The
+    `closed` operators run in int8 only if their output is quantized too. `bias_bits` is 32 for int32 biases of
+    scale s_input·s_weight, 0 for float ones. `bit_exact` promises equal int8 results on every CPU of a kind.
+    """
+
+    activation_dtype: str
+    symmetric_activations: bool
+    weighted: frozenset[str]
+    light: frozenset[str]
+    same_scale: frozenset[str]
+    fused: frozenset[str]
+    closed: frozenset[str]
+    bias_bits: int
+    bit_exact: bool = False
+    weight_bits: int = 8
+
+
+class Target(Protocol):
+    """A module targets/<name>/__init__.py."""
+
+    SCHEME: Scheme
+    PRECISIONS: tuple[str, ...]
+    # The distributions a device needs besides numpy, and the extra that installs them here ("" if core).
+    REQUIREMENTS: tuple[str, ...]
+    EXTRA: str
+
+    def check(self) -> None:
+        """Raise MissingExtra where the runtime is not installed here."""
+
+    def lower(self, model: Model, folder: Path) -> str:
+        """Write the model into `folder` in the runtime's own form; return the name of the main file.
+
+        Raises:
+            UnsupportedOperator: naming what the runtime cannot do.
+        """
+
+
+def names() -> list[str]:
+    return sorted(path.parent.name for path in _root.TARGETS.glob("*/__init__.py"))
+
+
+def load(name: str) -> Target:
+    """Import the target called `name`.
+
+    Raises:
+        UnknownTarget: with the nearest name as a hint.
+    """
+    if name not in names():
+        near = difflib.get_close_matches(name, names(), 1, cutoff=0.4)
+        raise UnknownTarget(
+            f"no target {name!r}",
+            f"did you mean {near[0]}?" if near else f"known targets: {', '.join(names())}",
+        )
+    path = _root.TARGETS / name / "__init__.py"
+    return cast(Target, _root.load(f"edgepack.targets.{name}", path))
+
+
+class RunnerModule(Protocol):
+    """A module targets/<name>/runner.py: what the device runs, and the build machine to evaluate."""
+
+    def load(self, path: str, threads: int) -> Callable[[Feed], Feed]: ...
+
+    def versions(self) -> dict[str, str]: ...
+
+
+def runner(name: str) -> RunnerModule:
+    """The device side of the target called `name`, imported here."""
+    path = _root.TARGETS / name / "runner.py"
+    return cast(RunnerModule, _root.load(f"edgepack.targets.{name}.runner", path))

@@ -1,0 +1,38 @@
+"""ONNX Runtime on the CPU: the model stays ONNX with Q/DQ."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgepack.model import Model
+from edgepack.target import Scheme
+
+# Operators that the CPU provider computes in int8 from Q/DQ, read from its QDQ selectors and tried
+# (docs/targets.md). Softmax and activation × activation MatMul are left float for accuracy.
+SCHEME = Scheme(
+    activation_dtype="uint8",
+    symmetric_activations=False,
+    weighted=frozenset({"Conv", "Gemm", "MatMul"}),
+    light=frozenset(
+        {"Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "MaxPool", "Reshape", "Flatten",
+         "Transpose", "Squeeze", "Unsqueeze", "Slice", "Split", "Resize", "Sigmoid", "LeakyRelu"}
+    ),
+    same_scale=frozenset(
+        {"MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Split", "Resize"}
+    ),
+    fused=frozenset({"Relu", "Clip"}),
+    closed=frozenset({"Conv"}),
+    bias_bits=32,
+    bit_exact=True,
+)  # fmt: skip
+PRECISIONS = ("fp32", "fp16", "int8")
+REQUIREMENTS = ("onnxruntime",)
+EXTRA = ""
+
+
+def check() -> None:
+    """ONNX Runtime is a core dependency: always here."""
+
+
+def lower(model: Model, folder: Path) -> str:
+    return model.save(folder / "model.onnx")[0]

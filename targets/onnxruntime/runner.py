@@ -1,0 +1,35 @@
+"""Run a bundle's model with ONNX Runtime. Python 3.8, numpy and onnxruntime."""
+
+import os
+
+# Its Linux builds send telemetry unless told not to before the import.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+
+def load(path, threads):
+    """Load a model file; returns a callable from a dict of inputs to a dict of outputs."""
+    import onnxruntime
+
+    onnxruntime.set_default_logger_severity(3)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(
+        path,
+        options,
+        providers=["CPUExecutionProvider"],
+        # It would give float layers between int8 ones int8 weights of its own, per tensor (docs/targets.md).
+        disabled_optimizers=["WeightBiasQuantization"],
+    )
+    names = [output.name for output in session.get_outputs()]
+
+    def model(feeds):
+        return dict(zip(names, session.run(names, feeds)))
+
+    return model
+
+
+def versions():
+    import onnxruntime
+
+    return {"onnxruntime": onnxruntime.__version__}

@@ -1,0 +1,34 @@
+"""Run a bundle's model with OpenVINO on the CPU. Python 3.8, numpy and openvino."""
+
+
+def load(path, threads):
+    """Load a model file; returns a callable from a dict of inputs to a dict of outputs."""
+    import openvino
+
+    core = openvino.Core()
+    model = core.read_model(path)
+    compiled = core.compile_model(
+        model,
+        "CPU",
+        {
+            # Without this "fp32" is bf16 on a new x86 and f16 on ARM.
+            "INFERENCE_PRECISION_HINT": "f32",
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": threads,
+        },
+    )
+    # An output may carry several names (those of an Identity that was folded away); every one of them answers.
+    names = [sorted(output.get_names()) or [output.get_any_name()] for output in compiled.outputs]
+    request = compiled.create_infer_request()
+
+    def run(feeds):
+        results = request.infer(feeds, share_inputs=True, share_outputs=False)
+        return {name: results[index] for index, aliases in enumerate(names) for name in aliases}
+
+    return run
+
+
+def versions():
+    import openvino
+
+    return {"openvino": openvino.__version__}
