@@ -20,8 +20,8 @@ def bench(path: str | Path, *, threads: int | None = None, seconds: float = 2.0)
         seconds: how long each model runs.
 
     Returns:
-        The harness's measurement: `models` with the raw rounds in milliseconds and their percentiles, `ratio` with
-        its 95 % interval, `environment`; docs/manifest.md has the schema.
+        The harness's measurement: `models` with percentiles and the raw rounds of each process in milliseconds,
+        `ratio` with its 95 % interval, `environment`; docs/manifest.md has the schema.
 
     Raises:
         BrokenBundle, WrongOutput, RunFailed.

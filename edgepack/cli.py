@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgepack.errors import INTERNAL_ERROR, INTERRUPTED, EdgepackError, UsageError
+from edgepack.errors import INTERNAL_ERROR, EdgepackError, Interrupted, UsageError
 
 if TYPE_CHECKING:
     from edgepack.candidate import Progress
@@ -266,7 +267,7 @@ def _show(data: object, as_json: bool, rendered: Callable[[], Any]) -> None:
 def _progress() -> Iterator[Progress]:
     """A progress bar on stderr, gone when the work is done; nothing where stderr is no terminal."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bar
 
     console = Console(stderr=True)
@@ -278,22 +279,27 @@ def _progress() -> Iterator[Progress]:
         TimeElapsedColumn(),
     )
     with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("starting", total=None)
-        last = ""
+        tasks: dict[str, TaskID] = {}
 
         def report(what: str, done: int, total: int) -> None:
-            nonlocal last
-            if what != last:
-                bar.reset(task, description=what, total=total or None)
-                last = what
-            bar.update(task, completed=done, total=total or None)
+            if what not in tasks:
+                for old in tasks.values():
+                    bar.remove_task(old)
+                tasks.clear()
+                tasks[what] = bar.add_task(what, total=total or None)
+            bar.update(tasks[what], completed=done, total=total or None)
 
-        yield report
+        try:
+            yield report
+        except KeyboardInterrupt:
+            raise Interrupted("interrupted", "nothing was written") from None
 
 
 def main() -> None:
     """Run the command line; every error leaves as one line, a hint and an exit code."""
     debug = bool(os.environ.get("EDGEPACK_DEBUG"))
+    # A plain kill should clean up like Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app(standalone_mode=True)
     except EdgepackError as error:
@@ -301,12 +307,8 @@ def main() -> None:
             raise
         _complain(error.message, error.hint)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        _complain("interrupted", "nothing was written")
-        sys.exit(INTERRUPTED)
-    except BrokenPipeError:
+    except BrokenPipeError:  # the reader, such as `head`, has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(INTERRUPTED)
     except Exception as error:
         if debug:
             raise

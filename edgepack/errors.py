@@ -165,8 +165,13 @@ class WriteFailed(EdgepackError):
     exit_code = 61
 
 
+class Interrupted(EdgepackError):
+    """Ctrl-C or SIGTERM."""
+
+    exit_code = 130
+
+
 INTERNAL_ERROR = 70
-INTERRUPTED = 130
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 # The distribution that brings each optional module, and the extra that installs it.

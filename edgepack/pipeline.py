@@ -228,7 +228,7 @@ def _doubts(given: Ingredients, chosen: Candidate) -> list[str]:
     """What the figures of the chosen candidate do not tell."""
     doubts = []
     ratio = chosen.latency.get("ratio")
-    if ratio is not None and ratio["high"] < 1.0:
+    if ratio is not None and ratio["high"] < 0.98:
         doubts.append(
             f"slower than the float original on this machine: {ratio['median']:.2f} times as fast; "
             "--precision fp32 is there"

@@ -2,82 +2,71 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from edgepack.device import Device
 from edgepack.inspection import BundleInspection, Inspection
+from edgepack.metric import Quality
 from edgepack.pipeline import Build
-
-_ARROW = "→"
 
 
 def build_report(built: Build) -> RenderableType:
     """The closing table of a build: what, before, after, change."""
-    table = Table(
-        title=f"{escape(built.name)} for {built.device}, {built.target} {built.precision}", title_justify="left"
-    )
-    for column in ("", "original", "built", "change"):
-        table.add_column(column, justify="left" if column in ("", "change") else "right")
+    title = f"{escape(built.name)} for {built.device}: {built.target}, {built.precision}"
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    table.add_column("original", justify="right")
+    table.add_column("built", justify="right")
+    table.add_column("change")
     original, model = built.sizes["original"], built.sizes["model"]
     table.add_row("size", size(original), size(model), f"{100 * model / original:.1f} % of the original")
-    _quality_rows(table, built)
+    _quality_rows(table, built.quality)
     _latency_rows(table, built.latency)
-    lines: list[RenderableType] = [table]
-    lines.append(Text(f"precision {built.precision}: {built.reason}"))
+    lines: list[RenderableType] = [table, Text(_footnote(built), style="dim")]
+    lines.append(Text(f"precision: {built.precision}; {built.reason}"))
     lines += [Text(note, style="dim") for note in built.notes]
     lines += [Text(f"! {warning}", style="yellow") for warning in built.warnings]
-    lines.append(
-        Text.assemble(
-            "bundle  ",
-            (str(built.bundle), "bold"),
-            " and ",
-            (str(built.archive), "bold"),
-            f" ({size(built.sizes['archive'])})",
-        )
-    )
     lines.append(Text(f"checked in a fresh process: {check_words(built.check)}"))
+    archive = f"{built.archive} ({size(built.sizes['archive'])})"
+    lines.append(Text.assemble("bundle: ", (str(built.bundle), "bold"), ", packed: ", (archive, "bold")))
     return Group(*lines)
 
 
-def _quality_rows(table: Table, built: Build) -> None:
-    quality = built.quality
+def _quality_rows(table: Table, quality: Quality | None) -> None:
     if quality is None:
         return
     if quality.accuracy is not None and quality.drop is not None:
         error = f" ± {quality.drop_error:.2f}" if quality.drop_error is not None else ""
-        table.add_row(
-            f"accuracy (top-1, {quality.count:,} samples)",
-            f"{quality.original_accuracy:.2f} %",
-            f"{quality.accuracy:.2f} %",
-            f"{-quality.drop:+.2f}{error} points",
-        )
+        before, after = f"{quality.original_accuracy:.2f} %", f"{quality.accuracy:.2f} %"
+        table.add_row("accuracy, top-1", before, after, f"{-quality.drop + 0.0:+.2f}{error} points")
     if quality.agreement is not None:
-        table.add_row(f"same answer ({quality.count:,} samples)", "", f"{quality.agreement:.2f} %", "")
+        table.add_row("same answer", "", f"{quality.agreement:.2f} %", "as the original")
     if quality.sqnr_db is not None:
-        table.add_row("SQNR to the original", "", decibels(quality.sqnr_db), "")
+        table.add_row("SQNR", "", decibels(quality.sqnr_db), "to the original")
 
 
 def _latency_rows(table: Table, latency: Mapping[str, Any]) -> None:
-    models = latency["models"]
-    after, before = models["model"], models.get("baseline")
-    for key, title in (("p50_ms", "latency p50, this machine"), ("p90_ms", "latency p90")):
-        change = ""
-        if before and key == "p50_ms":
-            change = speed_words(latency["ratio"])
-        threads = f", {latency['threads']} thread{'s' if latency['threads'] > 1 else ''}" if key == "p50_ms" else ""
-        table.add_row(title + threads, ms(before[key]) if before else "", ms(after[key]), change)
-    table.add_row(
-        "peak memory of a process",
-        f"{before['peak_memory_mb']:.0f} MB" if before else "",
-        f"{after['peak_memory_mb']:.0f} MB",
-        "",
-    )
+    after, before = latency["models"]["model"], latency["models"].get("baseline")
+    change = speed_words(latency["ratio"]) if before else ""
+    table.add_row("latency, p50", ms(before["p50_ms"]) if before else "", ms(after["p50_ms"]), change)
+    table.add_row("latency, p90", ms(before["p90_ms"]) if before else "", ms(after["p90_ms"]), "")
+    table.add_row("peak memory", mb(before["peak_memory_mb"]) if before else "", mb(after["peak_memory_mb"]), "")
+
+
+def _footnote(built: Build) -> str:
+    threads = built.latency["threads"]
+    words = f"latency on this machine, {threads} thread{'s' if threads > 1 else ''}"
+    if built.device != "host":
+        words += f", which is not {built.device}"
+    if built.quality is not None:
+        words = f"answers on {built.quality.count:,} samples of {built.quality.source}; {words}"
+    return words
 
 
 def speed_words(ratio: Mapping[str, float]) -> str:
@@ -93,43 +82,37 @@ def check_words(report: Mapping[str, Any]) -> str:
 
 def bench_report(result: Mapping[str, Any]) -> RenderableType:
     """Percentiles of the bundle beside its float original."""
-    about = result["bundle"]
-    title = (
-        f"{escape(about['name'])}, {about['target']} {about['precision']}, "
-        f"{result['threads']} thread{'s' if result['threads'] > 1 else ''}, on this machine"
-    )
+    about, models = result["bundle"], result["models"]
+    threads = f"{result['threads']} thread{'s' if result['threads'] > 1 else ''}"
+    title = f"{escape(about['name'])}: {about['target']}, {about['precision']}, {threads}, on this machine"
     table = Table(title=title, title_justify="left")
-    columns = ("", "p50", "p90", "p99", "mean", "per second", "load", "first", "peak memory", "runs")
-    for column in columns:
-        table.add_column(column, justify="left" if not column else "right")
-    for part, words in (("baseline", "float original"), ("model", "this bundle")):
-        if part in result["models"]:
-            m = result["models"][part]
-            table.add_row(
-                words,
-                ms(m["p50_ms"]),
-                ms(m["p90_ms"]),
-                ms(m["p99_ms"]),
-                ms(m["mean_ms"]),
-                f"{m['throughput_per_s']:,.0f}",
-                ms(m["load_ms"]),
-                ms(m["first_inference_ms"]),
-                f"{m['peak_memory_mb']:.0f} MB",
-                f"{m['count']:,}",
-            )
+    table.add_column("")
+    parts = [part for part in ("baseline", "model") if part in models]
+    for part in parts:
+        table.add_column("float original" if part == "baseline" else "this bundle", justify="right")
+    rows: list[tuple[str, Callable[[Mapping[str, Any]], str]]] = [
+        ("p50", lambda m: ms(m["p50_ms"])),
+        ("p90", lambda m: ms(m["p90_ms"])),
+        ("p99", lambda m: ms(m["p99_ms"])),
+        ("mean", lambda m: ms(m["mean_ms"])),
+        ("throughput", lambda m: f"{m['throughput_per_s']:,.0f}/s"),
+        ("load", lambda m: ms(m["load_ms"])),
+        ("first inference", lambda m: ms(m["first_inference_ms"])),
+        ("peak memory", lambda m: mb(m["peak_memory_mb"])),
+        ("runs", lambda m: f"{m['count']:,}"),
+    ]
+    for label, words in rows:
+        table.add_row(label, *(words(models[part]) for part in parts))
     lines: list[RenderableType] = [table]
     if "ratio" in result:
         ratio = result["ratio"]
-        lines.append(f"{speed_words(ratio)}, 95 % interval from {ratio['rounds']} rounds in turn")
+        how = f"median of {ratio['rounds']} rounds in turn, {ratio['processes']} processes each; 95 % interval"
+        lines.append(f"{speed_words(ratio)}: {how}")
     if result.get("check"):
         lines.append(Text(check_words(result["check"])))
     environment = result["environment"]
-    lines.append(
-        Text(
-            f"{environment['cpu'] or environment['machine']}, {environment['cores']} cores, {environment['system']}",
-            style="dim",
-        )
-    )
+    machine = f"{environment['cpu'] or environment['machine']}, {environment['cores']} cores, {environment['system']}"
+    lines.append(Text(machine, style="dim"))
     return Group(*lines)
 
 
@@ -212,9 +195,9 @@ def ms(value: float) -> str:
     return f"{value:.3f} ms" if value < 10 else f"{value:.1f} ms"
 
 
+def mb(value: float) -> str:
+    return f"{value:.0f} MB"
+
+
 def decibels(value: float) -> str:
     return "equal" if value >= 200 else f"{value:.1f} dB"
-
-
-def error_console() -> Console:
-    return Console(stderr=True, highlight=False)

@@ -20,6 +20,8 @@ import sys
 import time
 
 FORMAT = 1
+# Pairs of processes that a measurement is spread over.
+PROCESSES = 3
 HERE = os.path.dirname(os.path.abspath(__file__))
 SUMS = "SHA256SUMS"
 # What may lie beside the listed files: the float original for comparison, wheels unpacked for the device.
@@ -197,18 +199,36 @@ def summary(milliseconds):
     }
 
 
-def ratio(baseline_rounds, model_rounds, seed=0):
-    """How many times faster the model is: the median over rounds of paired medians, with a 95 % interval.
+def ratio(baseline, model, seed=0):
+    """How many times faster the model is, with a 95 % interval.
 
-    Both ran in each round, one right after the other, so that what slows the machine slows both. The interval
-    is a percentile bootstrap over rounds (Efron and Tibshirani, An Introduction to the Bootstrap, 1993).
+    Both ran in each round, one right after the other, so that what slows the machine slows both; the figure is the
+    median over rounds of the ratio of medians. A process has its own luck with memory and caches, so the interval
+    is a percentile bootstrap over pairs of processes, then over their rounds (Efron and Tibshirani, An Introduction
+    to the Bootstrap, 1993; Kalibera and Jones, Rigorous Benchmarking in Reasonable Time, 2013).
+
+    Args:
+        baseline, model: [process][round][run] in milliseconds.
     """
     import numpy as np
 
-    ratios = np.array([statistics.median(b) / statistics.median(m) for b, m in zip(baseline_rounds, model_rounds)])
-    picks = np.random.default_rng(seed).integers(0, len(ratios), (2000, len(ratios)))
-    low, high = np.percentile(np.median(ratios[picks], axis=1), [2.5, 97.5])
-    return {"median": float(np.median(ratios)), "low": float(low), "high": float(high), "rounds": len(ratios)}
+    pairs = [
+        np.array([statistics.median(b) / statistics.median(m) for b, m in zip(before, after)])
+        for before, after in zip(baseline, model)
+    ]
+    random = np.random.default_rng(seed)
+    medians = []
+    for _ in range(1000):
+        picked = [pairs[index] for index in random.integers(0, len(pairs), len(pairs))]
+        medians.append(np.median(np.concatenate([random.choice(rounds, len(rounds)) for rounds in picked])))
+    low, high = np.percentile(medians, [2.5, 97.5])
+    return {
+        "median": float(np.median(np.concatenate(pairs))),
+        "low": float(low),
+        "high": float(high),
+        "rounds": sum(len(rounds) for rounds in pairs),
+        "processes": len(pairs),
+    }
 
 
 # --- check -----------------------------------------------------------------------------------------------
@@ -303,36 +323,52 @@ def check_preprocessing(folder, manifest, inputs):
 # --- bench -----------------------------------------------------------------------------------------------
 
 
-def bench(folder, threads=None, seconds=2.0, parts=("model", "baseline"), progress=None):
-    """Time the model, and the float original where it is here, turn by turn; each in a process of its own."""
+def bench(folder, threads=None, seconds=2.0, parts=("model", "baseline")):
+    """Time the model, and the float original where it is here, turn by turn, in several processes each."""
     manifest = read_manifest(folder)
     threads = threads or default_threads(manifest)
     parts = [part for part in parts if part_is_here(folder, manifest, part)]
     load_before = os.getloadavg() if hasattr(os, "getloadavg") else None
-    workers = {}
-    try:
-        for part in parts:
-            workers[part] = Worker(folder, part, threads)
-        for worker in workers.values():
-            worker.warm_up(min(1.0, seconds / 2))
-        rounds = take_turns(workers, seconds, progress)
-    finally:
-        for worker in workers.values():
-            worker.stop()
+    processes = {part: [] for part in parts}
+    for _ in range(PROCESSES):
+        for part, facts in time_pair(folder, parts, threads, seconds / PROCESSES).items():
+            processes[part].append(facts)
     result = {
         "format": FORMAT,
         "kind": "measurement",
         "bundle": {key: manifest[key] for key in ("name", "version", "target", "precision", "device")},
         "threads": threads,
         "environment": dict(environment(), load_average_before=load_before),
-        "models": {},
+        "models": {part: dict(summary_of(processes[part]), processes=processes[part]) for part in parts},
     }
-    for part, worker in workers.items():
-        flat = [sample for turn in rounds[part] for sample in turn]
-        result["models"][part] = dict(worker.facts, rounds_ms=rounds[part], **summary(flat))
-    if "baseline" in workers:
+    if "baseline" in parts:
+        rounds = {part: [facts["rounds_ms"] for facts in processes[part]] for part in parts}
         result["ratio"] = ratio(rounds["baseline"], rounds["model"])
     return result
+
+
+def time_pair(folder, parts, threads, seconds):
+    """One process a part, taking turns; facts of each with its rounds."""
+    workers = {}
+    try:
+        for part in parts:
+            workers[part] = Worker(folder, part, threads)
+        for worker in workers.values():
+            worker.warm_up(min(0.5, seconds))
+        rounds = take_turns(workers, seconds)
+    finally:
+        for worker in workers.values():
+            worker.stop()
+    return {part: dict(worker.facts, rounds_ms=rounds[part]) for part, worker in workers.items()}
+
+
+def summary_of(processes):
+    """Percentiles over all runs of all processes, and the median process's load, first run and memory."""
+    runs = [run for facts in processes for turn in facts["rounds_ms"] for run in turn]
+    figures = summary(runs)
+    for key in ("load_ms", "first_inference_ms", "peak_memory_mb"):
+        figures[key] = statistics.median(facts[key] for facts in processes)
+    return figures
 
 
 def part_is_here(folder, manifest, part):
@@ -340,18 +376,15 @@ def part_is_here(folder, manifest, part):
     return bool(entry and entry.get("file") and os.path.isfile(os.path.join(folder, *entry["file"].split("/"))))
 
 
-def take_turns(workers, seconds, progress):
+def take_turns(workers, seconds):
     """Rounds in which every worker runs for a moment, in alternating order, until each had `seconds`."""
     slowest = max(worker.typical_ms for worker in workers.values()) / 1000
-    turn = max(0.02, seconds / 40, 2 * slowest)
-    count = max(8, int(round(seconds / turn)))
+    turn = max(0.02, seconds / 20, 2 * slowest)
     rounds = {part: [] for part in workers}
-    for index in range(count):
+    for index in range(max(4, int(round(seconds / turn)))):
         order = list(workers) if index % 2 == 0 else list(reversed(list(workers)))
         for part in order:
             rounds[part].append(workers[part].run(turn))
-        if progress:
-            progress(index + 1, count)
     return rounds
 
 
@@ -401,7 +434,7 @@ class Worker(object):
         try:
             answer = self.ask(stop=True)
             self.facts["peak_memory_mb"] = answer["peak_memory_mb"]
-        except (OSError, HarnessError, ValueError):
+        except (OSError, HarnessError, ValueError, KeyError):
             self.process.kill()
         self.process.stdin.close()
         self.process.wait()
@@ -584,7 +617,7 @@ def print_bench(result):
                     m["mean_ms"],
                     m["throughput_per_s"],
                     m["load_ms"],
-                    m.get("peak_memory_mb", 0),
+                    m["peak_memory_mb"],
                     m["count"],
                 )
             )
