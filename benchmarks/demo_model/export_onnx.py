@@ -18,7 +18,6 @@ import onnx
 import onnxruntime as ort  # type: ignore[import-untyped]
 import torch
 from numpy.typing import NDArray
-
 from train import FashionResNet, load, normalise
 
 

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-
 from train import HELD_OUT, load
 
 CALIBRATION = 256
@@ -35,7 +34,7 @@ def balanced(labels: NDArray[np.int64], count: int, seed: int = 0) -> NDArray[np
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--data", type=Path, required=True, help="folder of the idx gz files")
-    parser.add_argument("--out", type=Path, default=Path("."), help="folder to write to")
+    parser.add_argument("--out", type=Path, default=Path(), help="folder to write to")
     args = parser.parse_args()
 
     images, labels = load(args.data, "train")

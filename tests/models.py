@@ -1,0 +1,103 @@
+"""Small models, built in code, for the tests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from edgepack.model import Model
+
+FLOAT = TensorProto.FLOAT
+
+
+def model(
+    nodes: Sequence[onnx.NodeProto],
+    inputs: Mapping[str, Sequence[int | str | None]],
+    outputs: Mapping[str, Sequence[int | str | None]],
+    weights: Mapping[str, np.ndarray] | None = None,
+    *,
+    opset: int = 17,
+    ir_version: int = 8,
+    types: Mapping[str, int] | None = None,
+) -> onnx.ModelProto:
+    """A model proto from its parts; inputs and outputs are float32 unless `types` says otherwise."""
+    types = types or {}
+    graph = helper.make_graph(
+        list(nodes),
+        "test",
+        [helper.make_tensor_value_info(name, types.get(name, FLOAT), shape) for name, shape in inputs.items()],
+        [helper.make_tensor_value_info(name, types.get(name, FLOAT), shape) for name, shape in outputs.items()],
+        [numpy_helper.from_array(array, name) for name, array in (weights or {}).items()],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
+    proto.ir_version = ir_version
+    return proto
+
+
+def random(shape: Sequence[int], seed: int = 0, scale: float = 1.0) -> np.ndarray:
+    return (np.random.default_rng(seed).standard_normal(shape) * scale).astype(np.float32)
+
+
+def convnet(channels: int = 16, size: int = 16, opset: int = 17, batch: int | str = "N") -> onnx.ModelProto:
+    """Conv-Relu, depthwise Conv-Clip, a residual Add, MaxPool, global pool, Gemm: what CNNs are made of."""
+    c = channels
+    node = helper.make_node
+    clip = {"low": np.float32(0), "high": np.float32(6)}
+    return model(
+        [
+            node("Conv", ["x", "w1", "b1"], ["c1"], name="conv1", pads=[1, 1, 1, 1]),
+            node("Relu", ["c1"], ["r1"], name="relu1"),
+            node("Conv", ["r1", "w2", "b2"], ["c2"], name="depthwise", pads=[1, 1, 1, 1], group=c),
+            node("Clip", ["c2", "low", "high"], ["r2"], name="clip"),
+            node("Conv", ["r2", "w3", "b3"], ["c3"], name="pointwise"),
+            node("Add", ["c3", "r1"], ["a"], name="add"),
+            node("MaxPool", ["a"], ["p"], name="pool", kernel_shape=[2, 2], strides=[2, 2]),
+            node("GlobalAveragePool", ["p"], ["g"], name="mean"),
+            node("Flatten", ["g"], ["f"], name="flatten"),
+            node("Gemm", ["f", "w4", "b4"], ["y"], name="head", transB=1),
+        ],
+        {"x": [batch, 3, size, size]},
+        {"y": [batch, 10]},
+        {
+            "w1": random((c, 3, 3, 3), 1, 0.3), "b1": random((c,), 2, 0.1),
+            "w2": random((c, 1, 3, 3), 3, 0.3), "b2": random((c,), 4, 0.1),
+            "w3": random((c, c, 1, 1), 5, 0.3), "b3": random((c,), 6, 0.1),
+            "w4": random((10, c), 7, 0.3), "b4": random((10,), 8, 0.1),
+            **{name: np.array(value) for name, value in clip.items()},
+        },
+        opset=opset,
+    )  # fmt: skip
+
+
+def mlp(features: int = 8, classes: int = 4) -> onnx.ModelProto:
+    """Gemm, Relu, Gemm."""
+    node = helper.make_node
+    return model(
+        [
+            node("Gemm", ["x", "w1", "b1"], ["h"], name="first", transB=1),
+            node("Relu", ["h"], ["r"], name="relu"),
+            node("Gemm", ["r", "w2", "b2"], ["y"], name="second", transB=1),
+        ],
+        {"x": ["N", features]},
+        {"y": ["N", classes]},
+        {
+            "w1": random((16, features), 1), "b1": random((16,), 2),
+            "w2": random((classes, 16), 3), "b2": random((classes,), 4),
+        },
+    )  # fmt: skip
+
+
+def in_edgepack(proto: onnx.ModelProto) -> Model:
+    onnx.checker.check_model(proto)
+    return Model.from_proto(proto)
+
+
+def images(count: int, size: int = 16, seed: int = 0) -> np.ndarray:
+    """Smooth random pictures [count, 3, size, size], more like images than white noise."""
+    noise = np.random.default_rng(seed).standard_normal((count, 3, size, size)).astype(np.float32)
+    for axis in (2, 3):
+        noise = (noise + np.roll(noise, 1, axis) + np.roll(noise, 2, axis)) / 1.7
+    return noise
