@@ -21,7 +21,7 @@ def bench(path: str | Path, *, threads: int | None = None, seconds: float = 2.0)
 
     Returns:
         The harness's measurement: `models` with percentiles and the raw rounds of each process in milliseconds,
-        `ratio` with its 95 % interval, `environment`; docs/manifest.md has the schema.
+        `ratio` with its 95 % interval, `environment`; docs/bundle.md has the schema.
 
     Raises:
         BrokenBundle, WrongOutput, RunFailed.

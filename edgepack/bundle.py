@@ -1,4 +1,4 @@
-"""A bundle: the folder that is copied to a device, and its archive. The manifest's schema is docs/manifest.md."""
+"""A bundle: the folder that is copied to a device, and its archive. The manifest's schema is docs/bundle.md."""
 
 from __future__ import annotations
 

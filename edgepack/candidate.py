@@ -24,7 +24,6 @@ from edgepack.target import runner
 
 # Called with what is being done, how much of it is done, and of how much (0: unknown).
 Progress = Callable[[str, int, int], None]
-BATCH = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +101,6 @@ def make(given: Ingredients, precision: str, folder: Path, seconds: float, progr
             given.session.run,
             built,
             given.judged,
-            BATCH if given.judged.stackable else 1,
             lambda done, total: progress("comparing with the original", done, total),
         )
     del built
@@ -123,7 +121,6 @@ def lowered_form(given: Ingredients, precision: str, progress: Progress) -> tupl
             given.clean,
             observed_tensors(given.clean, scheme),
             given.data,
-            BATCH if given.data.stackable else 1,
             lambda done, total: progress("calibrating", done, total),
         )
         result = quantize(given.clean, scheme, statistics.ranges)

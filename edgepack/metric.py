@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 
@@ -28,6 +28,8 @@ class HarnessModule(Protocol):
     def relative_error(self, reference: np.ndarray, actual: np.ndarray) -> float: ...
 
     def damage(self, folder: str) -> str: ...
+
+    def ratio(self, baseline: list[Any], model: list[Any]) -> dict[str, float]: ...
 
     def sha256(self, path: str) -> str: ...
 
@@ -64,7 +66,6 @@ def evaluate(
     original: Callable[[Feed], Feed],
     built: Callable[[Feed], Feed],
     samples: Samples,
-    batch: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> Quality:
     """Run both models over the samples and compare them, one batch in memory at a time.
@@ -73,6 +74,7 @@ def evaluate(
         LabelsError: a label beyond the classes of the model.
     """
     signal = noise = 0.0
+    batch = samples.batch()
     agreed: list[np.ndarray] = []
     right: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
     done = labelled = 0

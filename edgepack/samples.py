@@ -53,6 +53,13 @@ class Samples:
     def first(self, count: int) -> list[Feed]:
         return [self.read(index) for index in range(min(count, self.count))]
 
+    def batch(self) -> int:
+        """How many samples to join in a feed: up to 16, fewer where samples are large, one where they cannot be."""
+        if not self.stackable:
+            return 1
+        size = sum(array.nbytes for array in self.read(0).values())
+        return max(1, min(16, 1_000_000 // max(size, 1)))
+
     def batches(self, size: int) -> Iterator[Feed]:
         """Feeds of up to `size` samples, joined along the first axis."""
         for start in range(0, self.count, size):

@@ -18,7 +18,13 @@ LABELS = HERE / "labels.txt"
 PREPROCESS = "color=gray,size=28x28,scale=255,mean=0.2860,std=0.3530"
 
 
-def run(output: Path, *, target: str = "onnxruntime", progress: Progress = lambda what, done, total: None) -> Build:
+def run(
+    output: Path,
+    *,
+    target: str = "onnxruntime",
+    seconds: float = 2.0,
+    progress: Progress = lambda what, done, total: None,
+) -> Build:
     """Build the demo's bundle for this machine; one that is there is replaced."""
     return build(
         MODEL,
@@ -30,5 +36,6 @@ def run(output: Path, *, target: str = "onnxruntime", progress: Progress = lambd
         preprocess=PREPROCESS,
         labels=LABELS,
         force=True,
+        seconds=seconds,
         progress=progress,
     )

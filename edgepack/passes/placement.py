@@ -56,7 +56,7 @@ def place(model: Model, scheme: Scheme) -> Placement:
     for node in graph:
         if node.op_type in scheme.light and node.domain == "":
             data = data_inputs(node)
-            if data and all(id(value) in able and value.dtype == ir.DataType.FLOAT for value in data):
+            if data and all(id(value) in able and value.dtype in (ir.DataType.FLOAT, None) for value in data):
                 candidates.append(node)
                 tails[id(node)] = tail(node, scheme)
                 able.update(id(output) for output in node.outputs)

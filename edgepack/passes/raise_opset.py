@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from onnx import version_converter
+from onnx import GraphProto, helper, version_converter
 
 from edgepack.errors import UnsupportedOperator
+from edgepack.inputs.onnx import graphs
 from edgepack.model import Model
 from edgepack.passes import PassResult
 
 # Per-channel Q/DQ exists from 13 on; 17 is read by every runtime edgepack packages for.
 RAISE_BELOW, RAISE_TO = 13, 17
+# Upsample, and Resize up to opset 10, measure from the corner; the converter leaves Resize its newer default.
+_OLD_RESIZE = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
 
 
 def raise_opset(model: Model) -> PassResult:
@@ -38,7 +41,19 @@ def raise_opset(model: Model) -> PassResult:
             f"opset {model.opset} cannot be raised to {RAISE_TO}: {text}",
             f"export the model with opset {RAISE_BELOW} or newer",
         ) from error
+    if model.opset < 11:
+        for graph in graphs(raised.graph):
+            _keep_old_resize(graph)
     del raised.metadata_props[:]
     raised.metadata_props.extend(proto.metadata_props)
     result = Model.from_proto(raised, source=model.source)
     return PassResult(model=result, note=f"opset raised from {model.opset} to {result.opset}")
+
+
+def _keep_old_resize(graph: GraphProto) -> None:
+    for node in graph.node:
+        if node.op_type == "Resize":
+            present = {attribute.name for attribute in node.attribute}
+            node.attribute.extend(
+                helper.make_attribute(name, value) for name, value in _OLD_RESIZE.items() if name not in present
+            )

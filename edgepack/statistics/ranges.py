@@ -24,9 +24,7 @@ class Statistics:
     samples: int
 
 
-def collect(
-    model: Model, tensors: Sequence[str], samples: Samples, batch: int = 1, progress: Progress | None = None
-) -> Statistics:
+def collect(model: Model, tensors: Sequence[str], samples: Samples, progress: Progress | None = None) -> Statistics:
     """Observe the named tensors while the float model runs over the samples.
 
     The extremes are taken inside the graph, so that no tensor has to be kept: memory is that of the float model.
@@ -38,6 +36,7 @@ def collect(
     low = np.full(len(tensors), np.inf)
     high = np.full(len(tensors), -np.inf)
     outputs = [f"{name}/{end}" for end in ("min", "max") for name in tensors]
+    batch = samples.batch()
     done = 0
     for feed in samples.batches(batch):
         answer = session.run(feed, outputs)
@@ -68,7 +67,8 @@ def _with_extremes(model: Model, tensors: Sequence[str]) -> Model:
             node = ir.node(operator, [values[name]], attributes={"keepdims": 0})
             node.outputs[0].name = f"{name}/{end}"
             node.outputs[0].type = values[name].type
-            node.outputs[0].shape = ir.Shape([])
+            if values[name].type is not None:
+                node.outputs[0].shape = ir.Shape([])
             graph.append(node)
             graph.outputs.append(node.outputs[0])
     return observed

@@ -8,7 +8,7 @@ from edgepack.model import Model
 from edgepack.target import Scheme
 
 # Operators that the CPU provider computes in int8 from Q/DQ, read from its QDQ selectors and tried
-# (docs/targets.md). Softmax and activation × activation MatMul are left float for accuracy.
+# (docs/architecture.md). Softmax and activation × activation MatMul are left float for accuracy.
 SCHEME = Scheme(
     activation_dtype="uint8",
     symmetric_activations=False,

@@ -18,7 +18,7 @@ def load(path, threads):
         path,
         options,
         providers=["CPUExecutionProvider"],
-        # It would give float layers between int8 ones int8 weights of its own, per tensor (docs/targets.md).
+        # It would give float layers between int8 ones int8 weights of its own, per tensor (docs/architecture.md).
         disabled_optimizers=["WeightBiasQuantization"],
     )
     names = [output.name for output in session.get_outputs()]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from edgepack.errors import UnsupportedOperator, needs
 from edgepack.model import Model
@@ -41,13 +43,30 @@ def lower(model: Model, folder: Path) -> str:
         source = Path(scratch) / "model.onnx"
         model.save(source)
         try:
-            converted = openvino.convert_model(source)
+            # Not openvino.convert_model, which reports each use to its makers.
+            converted = openvino.Core().read_model(source)
+            _fold(converted)
             # fp16 weights are already fp16 in the graph; compressing here would touch fp32 models too.
             openvino.save_model(converted, folder / "model.xml", compress_to_fp16=False)
-        except RuntimeError as error:
-            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-            reason = next(
-                (line for line in lines if "not supported" in line.lower() or "op" in line.lower()), lines[-1]
-            )
-            raise UnsupportedOperator(f"OpenVINO cannot convert the model: {reason[:200]}") from error
+        except Exception as error:  # its exceptions derive from no class of their own
+            raise UnsupportedOperator(
+                f"OpenVINO cannot convert the model: {_reason(str(error))}", "--target onnxruntime may run it"
+            ) from error
     return "model.xml"
+
+
+def _fold(model: Any) -> None:
+    """Fold what convert_model would: half the file, the same answers."""
+    with contextlib.suppress(ImportError):  # not part of the public interface
+        needs("openvino._offline_transformations").apply_moc_transformations(model, cf=False, smart_reshape=False)
+
+
+def _reason(report: str) -> str:
+    """The operators that its report says failed, else its last line."""
+    lines = [line.strip(" -") for line in report.splitlines() if line.strip()]
+    failed = next((line for line in lines if line.startswith("Conversion is failed for:")), "")
+    cause = next((line for line in lines if "has to be" in line or "nsupported" in line or "not supported" in line), "")
+    if failed:
+        operators = failed.partition(":")[2].strip()
+        return f"operators {operators}" + (f" ({cause[:120]})" if cause else "")
+    return lines[-1][:200] if lines else "no reason given"
