@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edgepack.bench import bench, check
+    from edgepack.benchmark import bench, check
     from edgepack.errors import EdgepackError
     from edgepack.inspection import inspect
     from edgepack.pipeline import Build, build
@@ -22,9 +22,9 @@ __all__ = ["Build", "EdgepackError", "bench", "build", "check", "inspect"]
 _HOMES = {
     "Build": "edgepack.pipeline",
     "EdgepackError": "edgepack.errors",
-    "bench": "edgepack.bench",
+    "bench": "edgepack.benchmark",
     "build": "edgepack.pipeline",
-    "check": "edgepack.bench",
+    "check": "edgepack.benchmark",
     "inspect": "edgepack.inspection",
 }
 

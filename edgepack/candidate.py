@@ -76,13 +76,13 @@ def make(given: Ingredients, precision: str, folder: Path, seconds: float, progr
     runtime = runner(plan.target_name)
     threads = min(plan.threads, available_cores())
     built = runtime.load(str(folder / "model" / file), threads)
-    expected = golden.answers(built, given.golden)
-    reference = golden.answers(given.session.run, given.golden)
+    expected = [built(feed) for feed in given.golden]
+    reference = [given.session.run(feed) for feed in given.golden]
     requirements = ("numpy", *plan.target.REQUIREMENTS, *(("pillow",) if _has_images(given) else ()))
     bundle.write_payload(folder, plan.target_name, local.pins(requirements))
-    bundle.write_arrays(folder / "golden" / "inputs.npz", golden.stacked(given.golden))
-    bundle.write_arrays(folder / "golden" / "expected.npz", expected)
-    bundle.write_arrays(folder / "golden" / "reference.npz", reference)
+    bundle.write_arrays(folder / "golden" / "inputs.npz", golden.by_sample(given.golden))
+    bundle.write_arrays(folder / "golden" / "expected.npz", golden.by_sample(expected))
+    bundle.write_arrays(folder / "golden" / "reference.npz", golden.by_sample(reference))
     if _has_images(given):
         assert given.data is not None and given.data.pixels is not None
         bundle.write_arrays(folder / "golden" / "pixels.npz", {"pixels": given.data.pixels(0)})

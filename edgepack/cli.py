@@ -146,7 +146,7 @@ def bench(
     as_json: Json = False,
 ) -> None:
     """Check a bundle, then time it beside its float original."""
-    from edgepack.bench import bench as run
+    from edgepack.benchmark import bench as run
 
     with _progress() as progress:
         progress("checking and timing", 0, 0)
@@ -160,7 +160,7 @@ def check(
     as_json: Json = False,
 ) -> None:
     """Is a bundle whole, and does it answer here as it should?"""
-    from edgepack.bench import check as run
+    from edgepack.benchmark import check as run
 
     with _progress() as progress:
         progress("checking", 0, 0)

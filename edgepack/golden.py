@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ INT8_FLOOR_DB = 20.0
 
 
 def feeds(samples: Samples | None, model: Model) -> tuple[list[Feed], bool]:
-    """Up to COUNT feeds of one shape, and whether they are synthetic.
+    """Up to COUNT feeds, and whether they are synthetic.
 
     Raises:
         ShapeNeeded: there are no samples, and an open dimension leaves the shape unknown.
@@ -33,9 +33,7 @@ def feeds(samples: Samples | None, model: Model) -> tuple[list[Feed], bool]:
     # Spread over the set, which is often sorted by class.
     picks = sorted({int(index) for index in np.linspace(0, samples.count - 1, count)})
     chosen = [samples.read(index) for index in picks]
-    shapes = {name: array.shape for name, array in first.items()}
-    same = [feed for feed in chosen if {name: array.shape for name, array in feed.items()} == shapes]
-    return same, False
+    return chosen, False
 
 
 def synthetic(model: Model, seed: int) -> Feed:
@@ -77,36 +75,37 @@ def lengths(tensor: TensorSpec) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def answers(run: Callable[[Feed], Feed], inputs: Sequence[Feed]) -> dict[str, np.ndarray]:
-    """Each output of all feeds, stacked on a new first axis."""
-    outputs = [run(feed) for feed in inputs]
-    return {name: np.stack([output[name] for output in outputs]) for name in outputs[0]}
-
-
-def stacked(inputs: Sequence[Feed]) -> dict[str, np.ndarray]:
-    return {name: np.stack([feed[name] for feed in inputs]) for name in inputs[0]}
+def by_sample(feeds: Sequence[Feed]) -> Feed:
+    """All arrays of all samples under <sample>/<name>, as the harness reads them."""
+    return {f"{index}/{name}": array for index, feed in enumerate(feeds) for name, array in feed.items()}
 
 
 def terms(
-    model: Model, expected: dict[str, np.ndarray], reference: dict[str, np.ndarray], precision: str, exact: bool
+    model: Model, expected: Sequence[Feed], reference: Sequence[Feed], precision: str, exact: bool
 ) -> list[dict[str, Any]]:
     """What the device's answers are held against, output by output, for the manifest."""
     return [
         {
             "name": tensor.name,
-            "tolerance": _tolerance(expected[tensor.name], precision, exact),
-            "reference_sqnr_db": round(harness().sqnr_db(reference[tensor.name], expected[tensor.name]), 3)
-            if expected[tensor.name].dtype.kind == "f"
-            else None,
+            "tolerance": _tolerance(expected[0][tensor.name], precision, exact),
+            "reference_sqnr_db": _sqnr([s[tensor.name] for s in reference], [s[tensor.name] for s in expected]),
         }
         for tensor in model.outputs
     ]
 
 
+def _sqnr(reference: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> float | None:
+    """In dB over all samples; None for integers, and where shapes depend on the values (detections)."""
+    same = all(one.shape == other.shape for one, other in zip(reference, expected, strict=True))
+    if expected[0].dtype.kind != "f" or not same:
+        return None
+    return round(harness().sqnr_db(harness().flat(reference), harness().flat(expected)), 3)
+
+
 def _tolerance(expected: np.ndarray, precision: str, exact: bool) -> dict[str, Any]:
-    if exact or expected.dtype.kind != "f":
-        # Integers come from a comparison or an argmax; where floats differ by rounding they may differ by a place.
-        return {"kind": "exact"} if exact else {"kind": "decibels", "at_least_db": INT8_FLOOR_DB}
-    if precision in ("fp32", "fp16"):
+    if exact:
+        return {"kind": "exact"}
+    if precision in ("fp32", "fp16") and expected.dtype.kind == "f":
         return {"kind": "relative", "at_most": FLOAT_TOLERANCE}
+    # Integers come from a comparison or an argmax: where floats differ by rounding, they may differ by a place.
     return {"kind": "decibels", "at_least_db": INT8_FLOOR_DB}

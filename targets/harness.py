@@ -121,18 +121,15 @@ def load_model(folder, manifest, part, threads):
 
 
 def golden(folder, which):
+    """The golden arrays, one dict a sample; the file holds them as <sample>/<name>."""
     import numpy as np
 
+    samples = {}
     with np.load(os.path.join(folder, "golden", which + ".npz"), allow_pickle=False) as arrays:
-        return {name: arrays[name] for name in arrays.files}
-
-
-def feeds(arrays):
-    """One feed a golden sample, from arrays whose first axis counts the samples."""
-    import numpy as np
-
-    count = min(len(array) for array in arrays.values())
-    return [{name: np.asarray(array[index]) for name, array in arrays.items()} for index in range(count)]
+        for key in arrays.files:
+            index, name = key.split("/", 1)
+            samples.setdefault(int(index), {})[name] = arrays[key]
+    return [samples[index] for index in sorted(samples)]
 
 
 def default_threads(manifest):
@@ -249,25 +246,31 @@ def check(folder, threads=None):
     check_preprocessing(folder, manifest, inputs)
     runner, model = load_model(folder, manifest, "model", threads or default_threads(manifest))
     try:
-        answers = [model(feed) for feed in feeds(inputs)]
+        answers = [model(feed) for feed in inputs]
     except Exception as error:
         raise HarnessError(52, "%s cannot run the model: %s" % (manifest["target"], first_line(error)))
     report = {"ok": True, "samples": len(answers), "versions": runner.versions(), "outputs": {}}
     expected, reference = golden(folder, "expected"), golden(folder, "reference")
     for output in manifest["golden"]["outputs"]:
-        actual = [answer[output["name"]] for answer in answers]
-        wanted = expected[output["name"]]
-        if any(a.shape != w.shape for a, w in zip(actual, wanted)):
-            raise HarnessError(51, "output %s has another shape than on the build machine" % output["name"])
-        report["outputs"][output["name"]] = compare(output, wanted, reference[output["name"]], actual)
+        name = output["name"]
+        actual = [answer[name] for answer in answers]
+        wanted = [sample[name] for sample in expected]
+        if [array.shape for array in actual] != [array.shape for array in wanted]:
+            raise HarnessError(51, "output %s has another shape than on the build machine" % name)
+        report["outputs"][name] = compare(output, flat(wanted), flat([s[name] for s in reference]), flat(actual))
     return report
 
 
-def compare(output, expected, reference, actual):
-    """Hold one output against the manifest's tolerance for it."""
+def flat(arrays):
     import numpy as np
 
-    actual = np.stack(actual)
+    return np.concatenate([np.asarray(array).reshape(-1) for array in arrays])
+
+
+def compare(output, expected, reference, actual):
+    """Hold one output, all samples in a row, against the manifest's tolerance for it."""
+    import numpy as np
+
     name, tolerance = output["name"], output["tolerance"]
     figures = {"kind": tolerance["kind"]}
     if tolerance["kind"] == "exact":
@@ -315,7 +318,7 @@ def check_preprocessing(folder, manifest, inputs):
     with np.load(os.path.join(folder, "golden", "pixels.npz"), allow_pickle=False) as arrays:
         pixels = arrays["pixels"]
     made = load_module(folder, "preprocess").apply(pixels, spec)
-    wanted = inputs[spec["input"]][0].reshape(made.shape)
+    wanted = inputs[0][spec["input"]].reshape(made.shape)
     if relative_error(wanted, made) > 1e-5:
         raise HarnessError(51, "preprocessing gives other values here than on the build machine")
 
@@ -451,7 +454,7 @@ def worker_main(folder, part, threads):
 
     try:
         manifest = read_manifest(folder)
-        samples = feeds(golden(folder, "inputs"))
+        samples = golden(folder, "inputs")
         start = time.perf_counter()
         _, model = load_model(folder, manifest, part, threads)
         loaded = time.perf_counter()

@@ -1,0 +1,259 @@
+"""`build` end to end, through the Python API, on real runtimes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import helper
+
+import edgepack
+from edgepack import bundle, demo, device, pipeline
+from edgepack.errors import UnsupportedOperator
+from edgepack.metric import Quality
+from edgepack.plan import plan
+from tests import models
+
+FAST = {"seconds": 0.2, "threads": 1}
+
+
+def manifest(folder: Path) -> dict[str, object]:
+    return bundle.read_manifest(folder)
+
+
+@pytest.fixture(scope="module")
+def demo_build(tmp_path_factory: pytest.TempPathFactory) -> pipeline.Build:
+    return demo.run(tmp_path_factory.mktemp("demo") / "out", seconds=0.5)
+
+
+def test_the_demo_keeps_its_accuracy_in_a_third_of_the_size(demo_build: pipeline.Build) -> None:
+    quality = demo_build.quality
+    assert quality is not None and quality.count == 2000
+    assert quality.original_accuracy == pytest.approx(94.55)
+    assert quality.drop is not None and quality.drop < 0.5
+    assert quality.agreement is not None and quality.agreement > 99
+    assert demo_build.sizes["model"] < 0.3 * demo_build.sizes["original"]
+
+
+def test_the_accuracy_is_what_the_runtime_gives(demo_build: pipeline.Build) -> None:
+    """The same figure by another way: the bundle's file in a session of our own, one image at a time."""
+    session = onnxruntime.InferenceSession(demo_build.bundle / "model" / "model.onnx")
+    with np.load(demo.EVALUATION) as arrays:
+        pixels, labels = arrays["image"], arrays["y"]
+    images = ((pixels.astype(np.float32) / 255 - 0.2860) / 0.3530)[:, None]
+    best = np.array([session.run(None, {"image": image[None]})[0].argmax() for image in images])
+    assert demo_build.quality is not None
+    assert demo_build.quality.accuracy == pytest.approx(100 * float(np.mean(best == labels)), abs=0.1)
+
+
+def test_the_folder_holds_what_its_documentation_says(demo_build: pipeline.Build) -> None:
+    text = (Path(__file__).parent.parent / "docs" / "bundle.md").read_text(encoding="utf-8")
+    top = {path.name for path in demo_build.bundle.iterdir()}
+    assert top == {
+        "manifest.json", "SHA256SUMS", "harness.py", "runner.py", "preprocess.py", "requirements.txt",
+        "model", "golden", "baseline",
+    }  # fmt: skip
+    assert all(name in text for name in top)
+    assert all(f"`{key}`" in text or f"`{key}." in text for key in manifest(demo_build.bundle))
+
+
+def test_the_manifest_says_how_to_run_it(demo_build: pipeline.Build) -> None:
+    found = manifest(demo_build.bundle)
+    assert found["precision"] == "int8" and found["target"] == "onnxruntime"
+    assert found["labels"][9] == "ankle boot"  # type: ignore[index]
+    assert found["preprocess"]["mean"] == [0.286] and found["preprocess"]["input"] == "image"  # type: ignore[index]
+    assert found["runtime"] == {"onnxruntime": onnxruntime.__version__}
+    assert (
+        f"onnxruntime=={onnxruntime.__version__}" in (demo_build.bundle / "requirements.txt").read_text().splitlines()
+    )
+
+
+def test_nothing_else_is_left_beside_the_bundle(demo_build: pipeline.Build) -> None:
+    assert {path.name for path in demo_build.bundle.parent.iterdir()} == {"out", "out.tar.gz"}
+
+
+def test_a_build_can_be_printed_as_json(demo_build: pipeline.Build) -> None:
+    data = json.loads(json.dumps(demo_build.to_json()))
+    assert data["latency"]["ratio"]["low"] <= data["latency"]["ratio"]["median"] <= data["latency"]["ratio"]["high"]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_float_needs_no_samples(precision: str, convnet_files: Path, tmp_path: Path) -> None:
+    built = edgepack.build(convnet_files / "model.onnx", tmp_path / "out", precision=precision, **FAST)  # type: ignore[arg-type]
+    assert built.precision == precision
+    assert manifest(tmp_path / "out")["golden"]["synthetic"] is True  # type: ignore[index]
+    assert any("synthetic" in w or "noise" in w for w in built.warnings)
+
+
+def test_auto_without_samples_is_float_and_says_why(convnet_files: Path, tmp_path: Path) -> None:
+    built = edgepack.build(convnet_files / "model.onnx", tmp_path / "out", **FAST)  # type: ignore[arg-type]
+    assert built.precision == "fp32" and "--data" in built.reason
+
+
+def test_int8_by_labels_without_preprocessing(convnet_files: Path, tmp_path: Path) -> None:
+    built = edgepack.build(
+        convnet_files / "model.onnx", tmp_path / "out", precision="int8",
+        data=convnet_files / "calib.npz", eval=convnet_files / "eval.npz", **FAST,  # type: ignore[arg-type]
+    )  # fmt: skip
+    assert built.quality is not None and built.quality.original_accuracy == 100.0
+    assert built.quality.sqnr_db is not None and built.quality.sqnr_db > 25
+    assert built.check["ok"]
+
+
+def test_a_board_that_is_not_here_gets_its_own_arithmetic(convnet_files: Path, tmp_path: Path) -> None:
+    built = edgepack.build(
+        convnet_files / "model.onnx", tmp_path / "out", device="intel-avx2", precision="int8",
+        data=convnet_files / "calib.npz", **FAST,  # type: ignore[arg-type]
+    )  # fmt: skip
+    assert any("7-bit" in note for note in built.notes)
+    weights = onnx.load(tmp_path / "out" / "model" / "model.onnx").graph.initializer
+    largest = max(np.abs(onnx.numpy_helper.to_array(t).astype(int)).max() for t in weights if t.data_type == 3)
+    assert largest <= 63
+
+
+def test_a_quantized_model_is_packaged_as_it_is(convnet_files: Path, tmp_path: Path) -> None:
+    edgepack.build(
+        convnet_files / "model.onnx",
+        tmp_path / "one",
+        precision="int8",
+        data=convnet_files / "calib.npz",
+        **FAST,  # type: ignore[arg-type]
+    )
+    given = tmp_path / "one" / "model" / "model.onnx"
+    built = edgepack.build(given, tmp_path / "two", data=convnet_files / "calib.npz", **FAST)  # type: ignore[arg-type]
+    assert built.precision == "as-is"
+    feed = {"x": models.images(1)}
+    one, two = (onnxruntime.InferenceSession(tmp_path / name / "model" / "model.onnx") for name in ("one", "two"))
+    np.testing.assert_array_equal(one.run(None, feed)[0], two.run(None, feed)[0])
+
+
+def test_control_flow_is_kept_and_state_goes_in_and_out(tmp_path: Path) -> None:
+    node = helper.make_node
+
+    def branch(name: str, op: str) -> onnx.GraphProto:
+        output = helper.make_tensor_value_info(f"{name}_out", onnx.TensorProto.FLOAT, [1, 8])
+        return helper.make_graph([node(op, ["h", "w"], [f"{name}_out"])], name, [], [output])
+
+    proto = models.model(
+        [
+            node("Add", ["x", "state"], ["h"]),
+            node("Equal", ["rate", "sixteen"], ["fast"]),
+            node("If", ["fast"], ["y"], then_branch=branch("then", "MatMul"), else_branch=branch("else", "Add")),
+            node("Tanh", ["h"], ["state_next"]),
+        ],
+        {"x": [1, 8], "state": [1, 8], "rate": []},
+        {"y": [1, 8], "state_next": [1, 8]},
+        {"w": models.random((8, 8)), "sixteen": np.array(16000)},
+        types={"rate": onnx.TensorProto.INT64},
+    )
+    onnx.save(proto, tmp_path / "model.onnx")
+    np.savez(
+        tmp_path / "data.npz",
+        x=models.random((40, 1, 8), 1),
+        state=models.random((40, 1, 8), 2),
+        rate=np.array([16000, 8000] * 20),
+    )
+    built = edgepack.build(
+        tmp_path / "model.onnx",
+        tmp_path / "out",
+        precision="fp32",
+        data=tmp_path / "data.npz",
+        **FAST,  # type: ignore[arg-type]
+    )
+    assert set(built.check["outputs"]) == {"y", "state_next"}
+    with pytest.raises(UnsupportedOperator, match="inside control flow: MatMul"):
+        edgepack.build(
+            tmp_path / "model.onnx",
+            tmp_path / "int8",
+            precision="int8",
+            data=tmp_path / "data.npz",
+            **FAST,  # type: ignore[arg-type]
+        )
+
+
+def test_shapes_can_be_fixed(convnet_files: Path, tmp_path: Path) -> None:
+    edgepack.build(
+        convnet_files / "model.onnx",
+        tmp_path / "out",
+        precision="fp32",
+        input_shape={"x": (1, 3, 16, 16)},
+        **FAST,  # type: ignore[arg-type]
+    )
+    assert manifest(tmp_path / "out")["inputs"][0]["shape"] == [1, 3, 16, 16]  # type: ignore[index]
+
+
+def test_the_archive_is_the_same_for_the_same_bundle(demo_build: pipeline.Build) -> None:
+    before = demo_build.archive.read_bytes()
+    again = bundle.pack(demo_build.bundle).read_bytes()
+    assert before == again
+
+
+def test_a_folder_of_images_builds_like_an_array(demo_build: pipeline.Build, tmp_path: Path) -> None:
+    from PIL import Image
+
+    with np.load(demo.CALIBRATION) as arrays:
+        pixels = arrays["image"][:40]
+    (tmp_path / "images").mkdir()
+    for index, picture in enumerate(pixels):
+        Image.fromarray(picture).save(tmp_path / "images" / f"{index:03}.png")
+    np.savez(tmp_path / "array.npz", image=pixels)
+    common = {"precision": "int8", "preprocess": demo.PREPROCESS, **FAST}
+    edgepack.build(demo.MODEL, tmp_path / "one", data=tmp_path / "images", **common)  # type: ignore[arg-type]
+    edgepack.build(demo.MODEL, tmp_path / "two", data=tmp_path / "array.npz", **common)  # type: ignore[arg-type]
+    one, two = (tmp_path / name / "model" / "model.onnx" for name in ("one", "two"))
+    assert one.read_bytes() == two.read_bytes()
+
+
+# --- what auto decides ------------------------------------------------------------------------------------
+
+
+def verdict(latency: dict[str, object], quality: Quality | None, board: str = "host") -> tuple[str, bool]:
+    decision = plan(
+        device.find(board), target="onnxruntime", precision="auto", has_data=True, is_quantized=False, threads=1
+    )
+    candidate = pipeline.Candidate(precision="int8", quality=quality, latency=latency, check={}, notes=[])
+    return pipeline.try_int8(decision, candidate)
+
+
+GOOD = Quality(
+    source="", count=2000, sqnr_db=30.0, agreement=99.0, original_accuracy=90.0, accuracy=89.9, drop=0.1, drop_error=0.1
+)
+FASTER = {"ratio": {"median": 2.0, "low": 1.9, "high": 2.1}}
+SAME = {"ratio": {"median": 1.0, "low": 0.97, "high": 1.03}}
+
+
+def test_int8_is_chosen_where_it_is_faster_and_good() -> None:
+    reason, passed = verdict(FASTER, GOOD)
+    assert passed and "2.00 times" in reason
+
+
+def test_int8_is_refused_where_it_is_no_faster() -> None:
+    reason, passed = verdict(SAME, GOOD)
+    assert not passed and "no faster" in reason
+
+
+def test_int8_is_refused_where_it_loses_a_point() -> None:
+    reason, passed = verdict(FASTER, replace(GOOD, drop=1.5))
+    assert not passed and "1.50 points" in reason
+
+
+def test_without_labels_agreement_decides() -> None:
+    quality = Quality(source="", count=100, sqnr_db=30.0, agreement=90.0)
+    assert not verdict(FASTER, quality)[1]
+    assert verdict(FASTER, replace(quality, agreement=99.0))[1]
+    assert not verdict(FASTER, replace(quality, agreement=None, sqnr_db=8.0))[1]
+
+
+def test_a_board_that_cannot_be_measured_here_goes_by_its_profile() -> None:
+    import platform
+
+    if platform.machine() == "aarch64":
+        pytest.skip("this machine can stand for these boards")
+    assert verdict(SAME, GOOD, "rpi5")[1]
+    reason, passed = verdict(FASTER, GOOD, "rpi4")
+    assert not passed and "cannot be measured here" in reason
