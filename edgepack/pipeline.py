@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ from edgepack.samples import Samples
 LARGEST_DROP = 1.0
 SMALLEST_AGREEMENT = 95.0
 SMALLEST_SQNR_DB = 15.0
+# Below this the whole interval says slower than the original; between it and 1 nobody would notice.
+SLOWER = 0.98
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +140,7 @@ def build(
         labels=classes,
     )
     with bundle.atomic_folder(output) as folder:
-        chosen, reason, tried = _choose(given, folder, seconds, progress)
+        chosen, reason, tried = _choose(given, fixed.model, folder, seconds, progress)
         sizes = {
             "original": bundle.folder_bytes(folder / bundle.BASELINE),
             "model": bundle.folder_bytes(folder / "model"),
@@ -188,18 +190,40 @@ def _audit(
     return warnings
 
 
-def _choose(given: Ingredients, folder: Path, seconds: float, progress: Progress) -> tuple[Candidate, str, list[str]]:
+def _choose(
+    given: Ingredients, uncleaned: Model, folder: Path, seconds: float, progress: Progress
+) -> tuple[Candidate, str, list[str]]:
     """Make the planned candidate in `folder`; where int8 is on trial and fails, float takes its place."""
     decision = given.plan
-    first = make(given, decision.precision, folder, seconds, progress)
-    if not decision.on_trial:
-        return first, decision.reason, []
-    verdict, passed = try_int8(decision, first)
-    if passed:
-        return first, verdict, []
+    candidate = make(given, decision.precision, folder, seconds, progress)
+    reason, tried = decision.reason, []
+    if decision.on_trial:
+        reason, passed = try_int8(decision, candidate)
+        if not passed:
+            tried = candidate.notes
+            _empty(folder)
+            candidate = make(given, "fp32", folder, seconds, progress)
+    if candidate.precision in ("fp32", "fp16") and uncleaned is not given.clean and _is_slower(decision, candidate):
+        # A runtime may fuse the untidy graph better; then the user's own graph is what ships.
+        words = _speed(candidate.latency["ratio"])
+        _empty(folder)
+        candidate = make(replace(given, clean=uncleaned), candidate.precision, folder, seconds, progress)
+        tried.append(f"clean-up dropped: with it the model was {words}")
+    return candidate, reason, tried
+
+
+def _empty(folder: Path) -> None:
     for path in folder.iterdir():
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    return make(given, "fp32", folder, seconds, progress), verdict, first.notes
+
+
+def _is_slower(decision: Plan, candidate: Candidate) -> bool:
+    ratio = candidate.latency.get("ratio")
+    return decision.measurable_here and ratio is not None and ratio["high"] < SLOWER
+
+
+def _speed(ratio: Mapping[str, float]) -> str:
+    return f"{ratio['median']:.2f} times as fast here ({ratio['low']:.2f} to {ratio['high']:.2f})"
 
 
 def try_int8(decision: Plan, candidate: Candidate) -> tuple[str, bool]:
@@ -215,10 +239,9 @@ def try_int8(decision: Plan, candidate: Candidate) -> tuple[str, bool]:
         return f"int8 is only {quality.sqnr_db:.1f} dB from the original", False
     ratio = candidate.latency.get("ratio")
     if decision.measurable_here and ratio is not None:
-        words = f"{ratio['median']:.2f} times as fast here ({ratio['low']:.2f} to {ratio['high']:.2f})"
         if ratio["low"] > 1.0:
-            return f"int8 is {words}", True
-        return f"int8 is no faster: {words}", False
+            return f"int8 is {_speed(ratio)}", True
+        return f"int8 is no faster: {_speed(ratio)}", False
     if decision.device.int8_gain == "expected":
         return decision.reason, True
     return f"{decision.reason}, and that cannot be measured here; --precision int8 builds it all the same", False
@@ -228,10 +251,10 @@ def _doubts(given: Ingredients, chosen: Candidate) -> list[str]:
     """What the figures of the chosen candidate do not tell."""
     doubts = []
     ratio = chosen.latency.get("ratio")
-    if ratio is not None and ratio["high"] < 0.98:
+    if ratio is not None and ratio["high"] < SLOWER:
         doubts.append(
-            f"slower than the float original on this machine: {ratio['median']:.2f} times as fast; "
-            "--precision fp32 is there"
+            f"slower than the float original on this machine: {ratio['median']:.2f} times as fast"
+            + ("; --precision fp32 is there" if chosen.precision == "int8" else "")
         )
     quality = chosen.quality
     if given.judged is not None and given.judged.labels is not None and (quality is None or quality.accuracy is None):

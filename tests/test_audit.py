@@ -223,7 +223,7 @@ def test_overlap_is_found_between_files_and_arrays(tmp_path: Path) -> None:
     images = noise(5).astype(np.uint8)
     (tmp_path / "files").mkdir()
     Image.fromarray(images[3]).save(tmp_path / "files" / "renamed.png")
-    with pytest.raises(OverlapError, match="sample 0 of .*files is sample 3 of"):
+    with pytest.raises(OverlapError, match=r"sample 0 of .*files is sample 3 of"):
         refuse_overlap(pixels(tmp_path, images), read(tmp_path / "files", CONVNET, UNIT))
 
 
