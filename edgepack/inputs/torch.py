@@ -4,13 +4,33 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
+import os
 import warnings
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from edgepack.errors import NotAModel, UnsupportedOperator, needs
 from edgepack.inputs import onnx as onnx_file
 from edgepack.model import Model
+
+
+@contextlib.contextmanager
+def _weights_only() -> Iterator[None]:
+    """torch.export.load falls back to unpickling whatever an archive holds, unless this is set."""
+    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def load(path: Path) -> Model:
@@ -25,7 +45,7 @@ def load(path: Path) -> Model:
         raise NotAModel(f"{path} is not a torch.export archive", "save it with torch.export.save")
     torch = needs("torch")
     needs("onnxscript")
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), _weights_only():
         warnings.simplefilter("ignore")
         try:
             program = torch.export.load(path)
