@@ -20,7 +20,8 @@ from edgepack.metric import harness
 MANIFEST = "manifest.json"
 # The float original beside the model: for comparison where the bundle was built, not for the device.
 BASELINE = "baseline"
-_SCRATCH = {"__pycache__", "lib"}
+# The harness's own modules.
+DEVICE_CODE = "edgepack_device"
 
 Manifest = dict[str, Any]
 
@@ -85,11 +86,14 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 def write_payload(folder: Path, target: str, requirements: Sequence[str]) -> None:
     """Copy the device-side files and pin the requirements."""
     for source in (
-        _root.TARGETS / "harness.py",
-        _root.TARGETS / "preprocess.py",
+        _root.TARGETS / "device" / "harness.py",
+        _root.TARGETS / "device" / "preprocess.py",
         _root.TARGETS / target / "runner.py",
     ):
         shutil.copyfile(source, folder / source.name)
+    (folder / DEVICE_CODE).mkdir()
+    for source in sorted((_root.TARGETS / "device" / DEVICE_CODE).glob("*.py")):
+        shutil.copyfile(source, folder / DEVICE_CODE / source.name)
     verbatim = _root.TARGETS / target / "bundle"
     if verbatim.is_dir():
         shutil.copytree(verbatim, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
@@ -111,7 +115,8 @@ def shipped(folder: Path) -> list[Path]:
         for path in sorted(folder.rglob("*"))
         if path.is_file()
         and path.name != harness().SUMS
-        and not {BASELINE, *_SCRATCH} & set(path.relative_to(folder).parts)
+        and path.relative_to(folder).parts[0] not in {BASELINE, "lib"}
+        and path.parent.name != "__pycache__"
     ]
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgepack import bundle, golden, local
+from edgepack import bundle, golden, local, wheels
 from edgepack._version import VERSION
 from edgepack.device import available_cores
 from edgepack.metric import Quality, evaluate, harness
 from edgepack.model import Model, TensorSpec
+from edgepack.passes.fit_format import fit_format
 from edgepack.passes.half import half
 from edgepack.passes.placement import integer_only
 from edgepack.passes.quantize import observed_tensors, quantize
@@ -45,6 +46,7 @@ class Ingredients:
     golden: list[Feed]
     synthetic: bool
     labels: list[str] | None
+    wheels: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +69,9 @@ def make(given: Ingredients, precision: str, folder: Path, seconds: float, progr
     """
     plan = given.plan
     model, note = lowered_form(given, precision, progress)
-    notes = [note] if note else []
+    fitted = fit_format(model, plan.reads, " ".join(plan.target.REQUIREMENTS))
+    model = fitted.model
+    notes = [line for line in (note, fitted.note) if line]
     progress("packaging", 0, 0)
     (folder / "model").mkdir()
     (folder / bundle.BASELINE).mkdir()
@@ -78,8 +82,11 @@ def make(given: Ingredients, precision: str, folder: Path, seconds: float, progr
     built = runtime.load(str(folder / "model" / file), threads)
     expected = [built(feed) for feed in given.golden]
     reference = [given.session.run(feed) for feed in given.golden]
-    requirements = ("numpy", *plan.target.REQUIREMENTS, *(("pillow",) if _has_images(given) else ()))
-    bundle.write_payload(folder, plan.target_name, local.pins(requirements))
+    requirements = plan.requirements(images=_has_images(given))
+    bundle.write_payload(folder, plan.target_name, requirements)
+    if given.wheels:
+        progress("fetching wheels", 0, 0)
+        notes.append(wheels.fetch(requirements, plan.device, folder / wheels.FOLDER))
     bundle.write_arrays(folder / "golden" / "inputs.npz", golden.by_sample(given.golden))
     bundle.write_arrays(folder / "golden" / "expected.npz", golden.by_sample(expected))
     bundle.write_arrays(folder / "golden" / "reference.npz", golden.by_sample(reference))
@@ -91,10 +98,12 @@ def make(given: Ingredients, precision: str, folder: Path, seconds: float, progr
     baseline = _baseline_runs(plan, folder)
     if baseline:
         notes.append(baseline)
-    bundle.seal(folder, _manifest(given, precision, f"model/{file}", terms, runtime.versions(), not baseline))
+    manifest = _manifest(given, precision, f"model/{file}", terms, runtime.versions(), not baseline)
+    bundle.seal(folder, manifest)
 
     progress("verifying in a fresh process", 0, 0)
-    check = local.harness(folder, "check", only=requirements)
+    only = local.runtime_of(manifest)
+    check = local.harness(folder, "check", "--build-machine", only=only)
     quality = None
     if given.judged is not None:
         quality = evaluate(
@@ -105,7 +114,10 @@ def make(given: Ingredients, precision: str, folder: Path, seconds: float, progr
         )
     del built
     progress("timing on this machine", 0, 0)
-    latency = local.harness(folder, "bench", "--unchecked", "--seconds", str(seconds), only=requirements)
+    latency = local.harness(folder, "bench", "--build-machine", "--unchecked", "--seconds", str(seconds), only=only)
+    manifest["requires"]["memory_mb"] = round(latency["models"]["model"]["peak_memory_mb"])
+    manifest["measured"] = _measured(folder, quality)
+    bundle.seal(folder, manifest)
     return Candidate(precision=precision, quality=quality, latency=latency, check=check, notes=notes)
 
 
@@ -161,11 +173,16 @@ def _manifest(
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "edgepack": VERSION,
         "device": plan.device.name,
-        "arch": plan.device.arch,
         "target": plan.target_name,
         "runtime": versions,
         "precision": precision,
         "threads": plan.threads,
+        "requires": {
+            "arch": plan.device.arch,
+            "python": plan.device.system.python if given.wheels else "3.8",
+            "glibc": plan.device.system.glibc if given.wheels else "",
+            "int8_dot_product": precision == "int8" and plan.device.arch == "x86_64" and plan.scheme.weight_bits == 8,
+        },
         "model": {"file": file},
         "baseline": {"file": f"{bundle.BASELINE}/original.onnx"} if with_baseline else None,
         "inputs": [_tensor(tensor) for tensor in given.clean.inputs],
@@ -175,6 +192,15 @@ def _manifest(
         "preprocess": {**spec, "golden": True} if spec is not None else None,
         "calibration": None if given.data is None else {"samples": given.data.count},
         "golden": {"synthetic": given.synthetic, "samples": len(given.golden), "outputs": terms},
+    }
+
+
+def _measured(folder: Path, quality: Quality | None) -> dict[str, Any]:
+    """What the build found, for whoever has only the bundle."""
+    return {
+        "quality": None if quality is None else {k: v for k, v in asdict(quality).items() if k != "source"},
+        "model_bytes": bundle.folder_bytes(folder / "model"),
+        "original_bytes": bundle.folder_bytes(folder / bundle.BASELINE),
     }
 
 

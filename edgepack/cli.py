@@ -58,6 +58,12 @@ Seconds = Annotated[float, typer.Option(help="How long each model is timed on th
 Shapes = Annotated[
     list[str] | None, typer.Option("--input-shape", metavar="NAME=1x3x224x224", help="Fix open dimensions.")
 ]
+DeviceFile = Annotated[
+    Path | None, typer.Option("--devices", metavar="FILE", help="A device file that adds boards, or replaces them.")
+]
+On = Annotated[
+    str, typer.Option("--on", metavar="HOST", help="Where: local, ssh://user@host[:port], or qemu:cortex-a72.")
+]
 ConfigFile = Annotated[
     Path | None,
     typer.Option("--config", callback=_config, is_eager=True, metavar="FILE", help="YAML with any of these flags."),
@@ -108,6 +114,10 @@ def build(
     name: Annotated[str | None, typer.Option(help="The bundle's name. [default: the model file's]")] = None,
     version: Annotated[str, typer.Option("--version", help="The bundle's version.")] = "1",
     threads: Threads = None,
+    wheels: Annotated[
+        bool, typer.Option("--wheels", help="Put the wheels into the bundle, for a board without network.")
+    ] = False,
+    devices_file: DeviceFile = None,
     seconds: Seconds = 2.0,
     force: Annotated[bool, typer.Option("--force", help="Replace a bundle that is there.")] = False,
     config: ConfigFile = None,
@@ -131,6 +141,8 @@ def build(
             name=name,
             version=version,
             threads=threads,
+            wheels=wheels,
+            devices_file=devices_file,
             seconds=seconds,
             force=force,
             progress=progress,
@@ -138,33 +150,36 @@ def build(
     _show(built.to_json(), as_json, lambda: _render().build_report(built))
 
 
-@app.command(epilog="Example:\n\nedgepack bench out --threads 1 --seconds 5 --json > result.json")
+@app.command(
+    epilog="Examples:\n\nedgepack bench out --threads 1 --seconds 5 --json > result.json\n\n"
+    "edgepack bench out --on ssh://pi@raspberrypi.local"
+)
 def bench(
     path: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle's folder or .tar.gz.")],
+    on: On = "local",
     threads: Threads = None,
     seconds: Seconds = 2.0,
     as_json: Json = False,
 ) -> None:
-    """Check a bundle, then time it beside its float original."""
+    """Check a bundle, then time it: here beside its float original, or on a device."""
     from edgepack.benchmark import bench as run
 
     with _progress() as progress:
-        progress("checking and timing", 0, 0)
-        result = run(path, threads=threads, seconds=seconds)
+        result = run(path, on=on, threads=threads, seconds=seconds, progress=progress)
     _show(result, as_json, lambda: _render().bench_report(result))
 
 
-@app.command(epilog="Example:\n\nedgepack check out.tar.gz")
+@app.command(epilog="Examples:\n\nedgepack check out.tar.gz\n\nedgepack check out --on ssh://pi@raspberrypi.local")
 def check(
     path: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle's folder or .tar.gz.")],
+    on: On = "local",
     as_json: Json = False,
 ) -> None:
-    """Is a bundle whole, and does it answer here as it should?"""
+    """Will a bundle run there, is it whole, and does it answer as it should?"""
     from edgepack.benchmark import check as run
 
     with _progress() as progress:
-        progress("checking", 0, 0)
-        report = run(path)
+        report = run(path, on=on, progress=progress)
     _show(report, as_json, lambda: f"ok: {_render().check_words(report)}")
 
 
@@ -189,15 +204,76 @@ def inspect(
         _show(found.to_json(), as_json, lambda: _render().inspection(found))
 
 
-@app.command()
-def devices(as_json: Json = False) -> None:
-    """List the boards that edgepack builds for, this machine first."""
+devices = typer.Typer(
+    help="The boards that edgepack builds for: list, show, detect, clean.",
+    no_args_is_help=False,
+    invoke_without_command=True,
+)
+app.add_typer(devices, name="devices")
+
+
+@devices.callback()
+def _devices(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        list_devices()
+
+
+@devices.command("list")
+def list_devices(devices_file: DeviceFile = None, as_json: Json = False) -> None:
+    """List the boards, this machine first."""
     from dataclasses import asdict
 
     from edgepack import device
 
-    boards = {"host": device.detect(), **device.read()}
-    _show({name: asdict(board) for name, board in boards.items()}, as_json, lambda: _render().device_table(boards))
+    boards = {device.HOST: device.detect(), **device.read(devices_file)}
+    data = {name: asdict(board) for name, board in boards.items()}
+    _show(data, as_json, lambda: _render().device_table(boards))
+
+
+@devices.command("show", epilog="Example:\n\nedgepack devices show rpi4@bookworm32")
+def show_device(
+    board: Annotated[str, typer.Argument(metavar="BOARD[@SYSTEM]", autocompletion=lambda: _boards())],
+    devices_file: DeviceFile = None,
+    as_json: Json = False,
+) -> None:
+    """Show a board, and what its profile means for a build."""
+    from dataclasses import asdict
+
+    from edgepack import device
+    from edgepack.plan import consequences
+
+    found = device.find(board, devices_file)
+    meaning = consequences(found)
+    _show({**asdict(found), "consequences": meaning}, as_json, lambda: _render().device(found, meaning))
+
+
+@devices.command("detect", epilog="Example:\n\nedgepack devices detect --on ssh://pi@raspberrypi.local >> boards.yaml")
+def detect_device(
+    on: On = "local",
+    name: Annotated[str, typer.Option(help="The name to give it.")] = "my-board",
+    as_json: Json = False,
+) -> None:
+    """Look at a machine and print its profile, ready to paste into a device file."""
+    from dataclasses import asdict, replace
+
+    from edgepack import device
+    from edgepack.remote_bundle import detect
+
+    found = replace(device.detect(), board=name) if on == "local" else detect(on, name)
+    if as_json:
+        _show(asdict(found), True, str)
+    else:
+        typer.echo(device.profile(found), nl=False)
+
+
+@devices.command("clean", epilog="Example:\n\nedgepack devices clean --on ssh://pi@raspberrypi.local")
+def clean_device(on: On, as_json: Json = False) -> None:
+    """Stop what edgepack left running on a machine, and remove its folder there."""
+    from edgepack.remote_bundle import clean
+
+    removed = clean(on)
+    words = f"removed from {on}: {', '.join(removed)}" if removed else f"nothing of edgepack was on {on}"
+    _show({"removed": removed}, as_json, lambda: words)
 
 
 @app.command()

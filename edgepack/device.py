@@ -1,17 +1,20 @@
-"""Devices: flat facts about a board, read strictly from devices.yaml, or detected on this machine."""
+"""Devices: flat facts about boards and their systems, read strictly from devices.yaml, or detected."""
 
 from __future__ import annotations
 
 import difflib
 import os
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from edgepack._root import DEVICES
 from edgepack.errors import DeviceFileError, UnknownDevice
 
 ARCHITECTURES = ("x86_64", "aarch64", "armv7l")
+FAMILIES = ("arm", "intel", "jetson")
 PRECISIONS = ("fp32", "fp16", "int8")
 GAINS = ("expected", "measure")
 # Flags of /proc/cpuinfo that change what a runtime computes or how fast.
@@ -20,148 +23,308 @@ FEATURES = (
     "asimd", "asimddp", "asimdhp", "i8mm", "bf16", "sve",
 )  # fmt: skip
 _DOT_PRODUCT = {"avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm"}
+HOST = "host"
+
+
+@dataclass(frozen=True, kw_only=True)
+class System:
+    """What runs on a board. `python` and `glibc` decide which wheels fit; empty where they are unknown."""
+
+    name: str
+    title: str
+    python: str
+    glibc: str
+    arch: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gpu:
+    """A Jetson's GPU: what its tensor cores do, and its deep learning accelerators."""
+
+    compute: str
+    int8: bool
+    fp16: bool
+    sparsity: bool
+    dla: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
-    """What is known of a board. `targets` maps a runtime to the precisions it runs well there."""
+    """What is known of a board with one of its systems.
 
-    name: str
+    `targets` maps a runtime to the precisions it runs well there, the default first.
+    """
+
+    board: str
     title: str
+    family: str
     arch: str
     cpu: str
     cores: int
     memory_mb: int
     features: tuple[str, ...]
+    system: System
+    systems: tuple[str, ...]
     targets: dict[str, tuple[str, ...]]
     int8_gain: str
     int8_why: str
+    gpu: Gpu | None = None
+    note: str = ""
+
+    @property
+    def name(self) -> str:
+        """As for --device: with the system where that is not the board's usual one."""
+        usual = not self.systems or self.system.name == self.systems[0]
+        return self.board if usual else f"{self.board}@{self.system.name}"
 
     @property
     def saturates(self) -> bool:
         """True where u8×s8 products are added in pairs of 16 bits, which overflows (VPMADDUBSW)."""
         return self.arch == "x86_64" and not _DOT_PRODUCT & set(self.features)
 
-    @property
-    def default_target(self) -> str:
-        return next(iter(self.targets))
 
+# --- devices.yaml -----------------------------------------------------------------------------------------
 
-_KEYS = {
-    "title": str, "arch": str, "cpu": str, "cores": int, "memory_mb": int, "features": list,
-    "targets": dict, "int8_gain": str, "int8_why": str,
+# Key -> type and whether it must be there.
+_SYSTEM_KEYS: dict[str, tuple[type, bool]] = {
+    "title": (str, True), "python": (str, True), "glibc": (str, True), "arch": (str, False), "note": (str, False),
+}  # fmt: skip
+_BOARD_KEYS: dict[str, tuple[type, bool]] = {
+    "title": (str, True), "family": (str, True), "arch": (str, True), "cpu": (str, True), "cores": (int, True),
+    "memory_mb": (int, True), "features": (list, True), "systems": (list, True), "targets": (dict, True),
+    "int8_gain": (str, True), "int8_why": (str, True), "gpu": (dict, False), "note": (str, False),
+}  # fmt: skip
+_GPU_KEYS: dict[str, tuple[type, bool]] = {
+    "compute": (str, True), "int8": (bool, True), "fp16": (bool, True), "sparsity": (bool, True), "dla": (int, True),
 }  # fmt: skip
 
 
-def read(path: Path = DEVICES) -> dict[str, Device]:
-    """Read a device file.
+def read(path: Path | None = None) -> dict[str, Device]:
+    """Every board of edgepack's own file with its usual system, then those of `path`, which add or replace.
 
     Raises:
         DeviceFileError: naming the file, the board and the key.
     """
-    import yaml
-
-    try:
-        boards = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DeviceFileError(f"{path} does not exist") from error
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise DeviceFileError(f"{path} cannot be read: {error}") from error
-    if not isinstance(boards, dict) or not boards:
-        raise DeviceFileError(f"{path} holds no boards", "each board is a name with its keys below it")
-    return {str(name): _device(path, str(name), board) for name, board in boards.items()}
+    return {name: _device(board, None) for name, board in _boards(path).items()}
 
 
-def _device(path: Path, name: str, board: object) -> Device:
-    def wrong(key: str, why: str, hint: str = "") -> DeviceFileError:
-        return DeviceFileError(f"{path}: board {name}: key {key}: {why}", hint)
+def find(name: str, path: Path | None = None) -> Device:
+    """The device called BOARD or BOARD@SYSTEM; `host` is this machine.
 
-    if not isinstance(board, dict):
-        raise DeviceFileError(f"{path}: board {name}: not a table of keys")
-    for key in board:
-        if key not in _KEYS:
-            near = difflib.get_close_matches(str(key), _KEYS, 1)
-            raise wrong(str(key), "unknown", f"did you mean {near[0]}?" if near else "")
-    for key, kind in _KEYS.items():
-        if key not in board:
-            raise wrong(key, "missing")
-        if not isinstance(board[key], kind) or isinstance(board[key], bool):
-            raise wrong(key, f"should be a {kind.__name__}, is {board[key]!r}")
-    for key, allowed in (("arch", ARCHITECTURES), ("int8_gain", GAINS)):
-        if board[key] not in allowed:
-            raise wrong(key, f"{board[key]!r} is not one of {', '.join(allowed)}")
-    for key in ("cores", "memory_mb"):
-        if board[key] < 1:
-            raise wrong(key, "should be positive")
-    for feature in board["features"]:
-        if feature not in FEATURES:
-            raise wrong("features", f"{feature!r} is not one of {', '.join(FEATURES)}")
-    if not board["targets"]:
-        raise wrong("targets", "is empty")
-    targets = {}
-    for target, precisions in board["targets"].items():
-        if not isinstance(precisions, list) or not precisions:
-            raise wrong("targets", f"{target} should list precisions")
-        for precision in precisions:
-            if precision not in PRECISIONS:
-                raise wrong("targets", f"{target}: {precision!r} is not one of {', '.join(PRECISIONS)}")
-        targets[str(target)] = tuple(precisions)
-    return Device(
-        name=name,
-        title=board["title"],
-        arch=board["arch"],
-        cpu=board["cpu"],
-        cores=board["cores"],
-        memory_mb=board["memory_mb"],
-        features=tuple(board["features"]),
-        targets=targets,
-        int8_gain=board["int8_gain"],
-        int8_why=board["int8_why"],
-    )
-
-
-def find(name: str, path: Path = DEVICES) -> Device:
-    """The board called `name`; `host` is this machine.
+    Args:
+        path: a device file that adds to edgepack's own, or replaces its boards.
 
     Raises:
         UnknownDevice: with the nearest name as a hint.
     """
-    if name == "host":
+    if name == HOST:
         return detect()
-    boards = read(path)
-    if name in boards:
-        return boards[name]
-    near = difflib.get_close_matches(name, [*boards, "host"], 1, cutoff=0.5)
-    known = ", ".join(["host", *boards])
-    raise UnknownDevice(f"no device {name!r}", f"did you mean {near[0]}?" if near else f"known devices: {known}")
+    board_name, _, system = name.partition("@")
+    boards = _boards(path)
+    if board_name not in boards:
+        near = difflib.get_close_matches(board_name, [*boards, HOST], 1, cutoff=0.5)
+        known = ", ".join([HOST, *boards])
+        raise UnknownDevice(f"no device {name!r}", f"did you mean {near[0]}?" if near else f"known devices: {known}")
+    board = boards[board_name]
+    if system and system not in board["systems"]:
+        near = difflib.get_close_matches(system, board["systems"], 1, cutoff=0.5)
+        raise UnknownDevice(
+            f"no system {system!r} for {board_name}",
+            f"did you mean {board_name}@{near[0]}?" if near else f"it runs {', '.join(board['systems'])}",
+        )
+    return _device(board, system or None)
+
+
+def _boards(path: Path | None) -> dict[str, dict[str, Any]]:
+    """The checked boards of both files, each with its name and its systems' tables filled in."""
+    systems: dict[str, System] = {}
+    boards: dict[str, dict[str, Any]] = {}
+    for file in (DEVICES, path):
+        if file is not None:
+            _read_file(file, systems, boards)
+    return boards
+
+
+def _read_file(path: Path, systems: dict[str, System], boards: dict[str, dict[str, Any]]) -> None:
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DeviceFileError(f"{path} does not exist") from error
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise DeviceFileError(f"{path} cannot be read: {error}") from error
+    if not isinstance(content, dict) or not isinstance(content.get("boards"), dict) or not content["boards"]:
+        raise DeviceFileError(f"{path} holds no boards", "boards: is a table, each board a name with its keys below it")
+    for key in content:
+        if key not in ("boards", "systems"):
+            raise DeviceFileError(f"{path}: key {key}: unknown", "systems and boards are the two tables of the file")
+    for name, table in (content.get("systems") or {}).items():
+        where = f"{path}: system {name}"
+        _check_keys(where, table, _SYSTEM_KEYS)
+        _check_choice(where, "arch", table.get("arch", "aarch64"), ARCHITECTURES)
+        systems[str(name)] = System(name=str(name), **table)
+    for name, table in content["boards"].items():
+        _check_board(f"{path}: board {name}", table, systems)
+        boards[str(name)] = {**table, "name": str(name), "known": {s: systems[s] for s in table["systems"]}}
+
+
+def _check_board(where: str, board: Any, systems: Mapping[str, System]) -> None:
+    _check_keys(where, board, _BOARD_KEYS)
+    for key, allowed in (("arch", ARCHITECTURES), ("family", FAMILIES), ("int8_gain", GAINS)):
+        _check_choice(where, key, board[key], allowed)
+    for key in ("cores", "memory_mb"):
+        if board[key] < 1:
+            raise DeviceFileError(f"{where}: key {key}: should be positive")
+    for feature in board["features"]:
+        _check_choice(where, "features", feature, FEATURES)
+    for key in ("systems", "targets"):
+        if not board[key]:
+            raise DeviceFileError(f"{where}: key {key}: is empty")
+    for system in board["systems"]:
+        _check_choice(where, "systems", system, tuple(systems))
+    for target, precisions in board["targets"].items():
+        if not isinstance(precisions, list) or not precisions:
+            raise DeviceFileError(f"{where}: key targets: {target} should list precisions")
+        for precision in precisions:
+            _check_choice(where, "targets", precision, PRECISIONS)
+    if "gpu" in board:
+        _check_keys(f"{where}: gpu", board["gpu"], _GPU_KEYS)
+
+
+def _check_keys(where: str, table: Any, keys: Mapping[str, tuple[type, bool]]) -> None:
+    if not isinstance(table, dict):
+        raise DeviceFileError(f"{where}: not a table of keys")
+    for key in table:
+        if key not in keys:
+            near = difflib.get_close_matches(str(key), keys, 1)
+            raise DeviceFileError(f"{where}: key {key}: unknown", f"did you mean {near[0]}?" if near else "")
+    for key, (kind, needed) in keys.items():
+        if key not in table:
+            if needed:
+                raise DeviceFileError(f"{where}: key {key}: missing")
+            continue
+        if not isinstance(table[key], kind) or (kind is int and isinstance(table[key], bool)):
+            raise DeviceFileError(f"{where}: key {key}: should be a {kind.__name__}, is {table[key]!r}")
+
+
+def _check_choice(where: str, key: str, value: object, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise DeviceFileError(f"{where}: key {key}: {value!r} is not one of {', '.join(allowed)}")
+
+
+def _device(board: Mapping[str, Any], system: str | None) -> Device:
+    chosen: System = board["known"][system or board["systems"][0]]
+    return Device(
+        board=board["name"],
+        title=board["title"],
+        family=board["family"],
+        arch=chosen.arch or board["arch"],
+        cpu=board["cpu"],
+        cores=board["cores"],
+        memory_mb=board["memory_mb"],
+        features=tuple(board["features"]),
+        system=chosen,
+        systems=tuple(board["systems"]),
+        targets={str(target): tuple(precisions) for target, precisions in board["targets"].items()},
+        int8_gain=board["int8_gain"],
+        int8_why=board["int8_why"],
+        gpu=Gpu(**board["gpu"]) if "gpu" in board else None,
+        note=board.get("note", ""),
+    )
+
+
+# --- a machine --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What a machine says of itself; empty or zero where it does not say."""
+
+    machine: str
+    cpu: str = ""
+    flags: tuple[str, ...] = ()
+    cores: int = 1
+    memory_mb: int = 1024
+    python: str = ""
+    glibc: str = ""
+    system: str = ""
 
 
 def detect() -> Device:
     """This machine as a device, from /proc/cpuinfo and os.sched_getaffinity."""
     cpuinfo = _cpuinfo()
-    machine = platform.machine().lower()
+    flags = (cpuinfo.get("flags") or cpuinfo.get("features") or "").split()
+    facts = Facts(
+        machine=platform.machine(),
+        cpu=cpuinfo.get("model name") or platform.processor() or platform.machine(),
+        flags=tuple(flags),
+        cores=available_cores(),
+        memory_mb=_memory_mb(),
+        python=".".join(platform.python_version_tuple()[:2]),
+        glibc=platform.libc_ver()[1],
+        system=platform.system(),
+    )
+    return from_facts(HOST, f"this machine ({facts.cpu})", facts)
+
+
+def from_facts(name: str, title: str, facts: Facts) -> Device:
+    """A device from what a machine says of itself; never from its name."""
+    machine = facts.machine.lower()
     arch = {"amd64": "x86_64", "arm64": "aarch64", "armv8l": "armv7l"}.get(machine, machine)
-    flags = set((cpuinfo.get("flags") or cpuinfo.get("features") or "").split())
-    features = tuple(feature for feature in FEATURES if feature in flags)
-    gain = bool(_DOT_PRODUCT & set(features)) or (arch == "x86_64" and "avx2" in features)
-    why = f"{', '.join(sorted(_DOT_PRODUCT & set(features))) or 'no int8 dot product'} on this machine"
+    features = tuple(feature for feature in FEATURES if feature in facts.flags)
+    dots = sorted(_DOT_PRODUCT & set(features))
     targets: dict[str, tuple[str, ...]] = {"onnxruntime": PRECISIONS}
     if arch == "x86_64":
         targets["openvino"] = PRECISIONS
     elif arch == "aarch64":
         targets["openvino"] = ("fp32", "fp16")
+    if arch in ("aarch64", "armv7l"):
+        targets["tflite"] = PRECISIONS
     return Device(
-        name="host",
-        title=f"this machine ({cpuinfo.get('model name') or platform.processor() or machine})",
+        board=name,
+        title=title,
+        family="intel" if arch == "x86_64" else "arm",
         arch=arch,
-        cpu=cpuinfo.get("model name") or platform.processor() or machine,
-        cores=available_cores(),
-        memory_mb=_memory_mb(),
+        cpu=facts.cpu,
+        cores=facts.cores,
+        memory_mb=facts.memory_mb,
         features=features,
+        system=System(name="detected", title=facts.system or "unknown", python=facts.python, glibc=facts.glibc),
+        systems=(),
         targets=targets,
-        int8_gain="expected" if gain else "measure",
-        int8_why=why,
+        int8_gain="expected" if dots or (arch == "x86_64" and "avx2" in features) else "measure",
+        int8_why=f"it has {', '.join(dots)}" if dots else "it has no int8 dot product",
     )
+
+
+def profile(device: Device) -> str:
+    """A device as YAML, ready to paste into a device file."""
+    import yaml
+
+    system = f"{device.board}-system"
+    table: dict[str, Any] = {
+        "systems": {
+            system: {"title": device.system.title, "python": device.system.python, "glibc": device.system.glibc}
+        },
+        "boards": {
+            device.board: {
+                "title": device.title,
+                "family": device.family,
+                "arch": device.arch,
+                "cpu": device.cpu,
+                "cores": device.cores,
+                "memory_mb": device.memory_mb,
+                "features": list(device.features),
+                "systems": [system],
+                "targets": {target: list(precisions) for target, precisions in device.targets.items()},
+                "int8_gain": device.int8_gain,
+                "int8_why": device.int8_why,
+            }
+        },
+    }
+    return yaml.safe_dump(table, sort_keys=False, default_flow_style=None, allow_unicode=True, width=110)
 
 
 def available_cores() -> int:

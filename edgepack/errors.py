@@ -153,6 +153,24 @@ class RunFailed(EdgepackError):
     exit_code = 52
 
 
+class HostError(EdgepackError):
+    """The host cannot be reached, refuses us, or cannot be set up."""
+
+    exit_code = 53
+
+
+class HostLost(HostError):
+    """The connection to the host broke and did not come back."""
+
+    exit_code = 54
+
+
+class UnfitHost(EdgepackError):
+    """The bundle will not run on that host: wrong architecture, no Python, no space."""
+
+    exit_code = 55
+
+
 class OutputExists(EdgepackError):
     """The output path is taken."""
 

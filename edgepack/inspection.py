@@ -16,6 +16,7 @@ from edgepack.model import Model
 from edgepack.passes.fix_shapes import fix_shapes
 from edgepack.passes.placement import place
 from edgepack.passes.raise_opset import RAISE_BELOW, raise_opset
+from edgepack.plan import default_target
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +78,7 @@ def inspect(
     model = inputs.load(path)
     shaped = fix_shapes(model, input_shape or {}).model
     board = devices.find(device) if device is not None else None
-    name = target_name if target_name != "auto" else board.default_target if board else "onnxruntime"
+    name = target_name if target_name != "auto" else default_target(board) if board else "onnxruntime"
     obstacles, share = _obstacles(shaped, target.load(name))
     if board is not None and name not in board.targets:
         obstacles.insert(0, (f"{board.name} does not run {name}", f"it runs {', '.join(board.targets)}"))

@@ -15,9 +15,19 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from edgepack import target
-from edgepack.errors import BrokenBundle, EdgepackError, RunFailed, UnreadableSample, WrongOutput
+from edgepack.errors import (
+    BrokenBundle,
+    EdgepackError,
+    RunFailed,
+    UnfitHost,
+    UnreadableSample,
+    WriteFailed,
+    WrongOutput,
+)
 
-_ERRORS: dict[int, type[EdgepackError]] = {22: UnreadableSample, 50: BrokenBundle, 51: WrongOutput, 52: RunFailed}
+_ERRORS: dict[int, type[EdgepackError]] = {
+    error.exit_code: error for error in (UnreadableSample, BrokenBundle, WrongOutput, RunFailed, UnfitHost, WriteFailed)
+}
 
 
 def closure(names: tuple[str, ...]) -> dict[str, Distribution]:
@@ -45,6 +55,11 @@ def runtime_of(manifest: dict[str, Any]) -> tuple[str, ...]:
     """The distributions that a bundle's processes may see."""
     images = ("pillow",) if manifest.get("preprocess") else ()
     return ("numpy", *target.load(manifest["target"]).REQUIREMENTS, *images)
+
+
+def installed(package: str) -> str:
+    """The version of an installed distribution."""
+    return distribution(package).version
 
 
 def link_only(names: tuple[str, ...], folder: Path) -> None:

@@ -14,7 +14,7 @@ from edgepack.samples import Feed, Samples
 
 
 class HarnessModule(Protocol):
-    """targets/harness.py, whose arithmetic the device shares."""
+    """targets/device/harness.py, whose arithmetic the device shares."""
 
     FORMAT: int
     SUMS: str
@@ -37,7 +37,7 @@ class HarnessModule(Protocol):
 
 
 def harness() -> HarnessModule:
-    return cast(HarnessModule, _root.load("edgepack.targets.harness", _root.TARGETS / "harness.py"))
+    return cast(HarnessModule, _root.load("edgepack.targets.harness", _root.TARGETS / "device" / "harness.py"))
 
 
 @dataclass(frozen=True, kw_only=True)

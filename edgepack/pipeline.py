@@ -75,6 +75,8 @@ def build(
     version: str = "1",
     threads: int | None = None,
     seconds: float = 2.0,
+    wheels: bool = False,
+    devices_file: str | Path | None = None,
     force: bool = False,
     progress: Progress = lambda what, done, total: None,
 ) -> Build:
@@ -88,6 +90,8 @@ def build(
         labels: a file of class names, one a line.
         input_shape: lengths for open dimensions, by input name.
         threads: threads on the device; all its cores if not given.
+        wheels: put the wheels of the requirements into the bundle, for a board without network.
+        devices_file: a device file that adds boards to edgepack's own, or replaces them.
         seconds: how long each model is timed on this machine.
 
     Raises:
@@ -95,7 +99,7 @@ def build(
     """
     output, path = Path(output), Path(model)
     bundle.check_output(output, force)
-    board = devices.find(device)
+    board = devices.find(device, Path(devices_file) if devices_file is not None else None)
     progress("reading the model", 0, 0)
     original = inputs.load(path)
     decision = plan(
@@ -138,6 +142,7 @@ def build(
         golden=feeds,
         synthetic=synthetic,
         labels=classes,
+        wheels=wheels,
     )
     with bundle.atomic_folder(output) as folder:
         chosen, reason, tried = _choose(given, fixed.model, folder, seconds, progress)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from edgepack import local, pins
 from edgepack import target as targets
-from edgepack.device import PRECISIONS, Device, available_cores
+from edgepack.device import HOST, PRECISIONS, Device, available_cores, detect
 from edgepack.errors import DataNeeded, UnfitDevice, UsageError
 from edgepack.target import Scheme, Target
 
@@ -26,6 +27,8 @@ class Plan:
     reason: str
     on_trial: bool
     threads: int
+    # For a board, by its wheels; empty for this machine, which pins what is installed.
+    versions: dict[str, str]
 
     @property
     def scheme(self) -> Scheme:
@@ -33,11 +36,24 @@ class Plan:
         scheme = self.target.SCHEME
         return replace(scheme, weight_bits=7) if self.device.saturates else scheme
 
+    def requirements(self, *, images: bool) -> list[str]:
+        """`name==version` lines for the device; for this machine with all that they require."""
+        packages = ("numpy", *self.target.REQUIREMENTS, *(("pillow",) if images else ()))
+        if self.device.board == HOST:
+            return local.pins(packages)
+        found = pins.pins(packages, self.device.arch, self.device.system)
+        return [f"{package}=={version}" for package, version in found.items()]
+
+    @property
+    def reads(self) -> pins.Reads | None:
+        """The newest ONNX file that the device's runtime loads; None where it loads another format."""
+        package = self.target.REQUIREMENTS[0]
+        version = self.versions.get(package) or local.installed(package)
+        return pins.reads(package, version)
+
     @property
     def measurable_here(self) -> bool:
         """True where this machine's latency says something about the device: the same instruction set."""
-        from edgepack.device import detect
-
         here = detect()
         return here.arch == self.device.arch and here.saturates == self.device.saturates
 
@@ -50,13 +66,14 @@ def plan(
     Raises:
         UnfitDevice, UnknownTarget, UsageError, MissingExtra, DataNeeded.
     """
-    name = device.default_target if target == "auto" else target
+    name = default_target(device) if target == "auto" else target
     module = targets.load(name)
     if name not in device.targets:
         raise UnfitDevice(
             f"{device.name} ({device.title}) does not run {name}",
             f"it runs {', '.join(device.targets)}",
         )
+    versions = versions_for(device, module)
     module.check()
     if precision not in ("auto", *PRECISIONS):
         raise UsageError(f"no precision {precision!r}", f"one of auto, {', '.join(PRECISIONS)}")
@@ -92,5 +109,68 @@ def plan(
         precision=precision,
         reason=reason,
         on_trial=on_trial,
-        threads=threads or (min(device.cores, available_cores()) if device.name == "host" else device.cores),
+        threads=threads or (min(device.cores, available_cores()) if device.board == HOST else device.cores),
+        versions=versions,
     )
+
+
+def default_target(device: Device) -> str:
+    """The first of the device's targets that edgepack has and that has wheels for its system.
+
+    Raises:
+        UnfitDevice: there is none; it says why the first one falls away.
+    """
+    why: UnfitDevice | None = None
+    for name in device.targets:
+        if name in targets.names():
+            try:
+                versions_for(device, targets.load(name))
+            except UnfitDevice as error:
+                why = why or error
+            else:
+                return name
+    raise why or UnfitDevice(
+        f"edgepack does not package any runtime of {device.name} yet: {', '.join(device.targets)}",
+        f"it packages {', '.join(targets.names())}",
+    )
+
+
+def versions_for(device: Device, module: Target) -> dict[str, str]:
+    """The versions that a bundle for the device pins.
+
+    Raises:
+        UnfitDevice: something has no wheel there.
+    """
+    if device.board == HOST:
+        return {}
+    return pins.pins(("numpy", *module.REQUIREMENTS), device.arch, device.system)
+
+
+def consequences(device: Device) -> list[str]:
+    """What a device's profile means for a build, in words."""
+    lines = []
+    system = device.system
+    if system.python and pins.version_tuple(system.python) < pins.OLDEST_PYTHON:
+        lines.append(f"its Python {system.python} is too old: a bundle needs 3.8")
+    for name in device.targets:
+        if name not in targets.names():
+            lines.append(f"{name}: not packaged yet")
+            continue
+        package = targets.load(name).REQUIREMENTS[0]
+        try:
+            version = versions_for(device, targets.load(name)).get(package) or local.installed(package)
+        except UnfitDevice as error:
+            lines.append(f"{name}: {error.message}; {error.hint}")
+            continue
+        reads = pins.reads(package, version)
+        limits = f", which reads ONNX up to IR {reads.ir} and opset {reads.opset}" if reads is not None else ""
+        lines.append(f"{name}: {package} {version}{limits}; {', '.join(device.targets[name])}")
+    if device.saturates:
+        lines.append("int8 weights are kept to 7 bits, since its CPU adds int8 products with saturation")
+    gain = (
+        "int8 is expected to be faster" if device.int8_gain == "expected" else "int8 is measured before it is believed"
+    )
+    lines.append(f"{gain}: {device.int8_why}")
+    lines.append(f"{device.cores} threads unless --threads says otherwise")
+    lines += [note for note in (system.note, device.note) if note]
+    return lines

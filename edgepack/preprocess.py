@@ -1,6 +1,6 @@
 """The preprocessing declared once by --preprocess: a preset, a YAML file, or key=value pairs.
 
-The code that does it is targets/preprocess.py, which the device runs too; here its specification is read.
+The code that does it is targets/device/preprocess.py, which the device runs too; here its specification is read.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ class _Code(Protocol):
 
 
 def code() -> _Code:
-    """targets/preprocess.py, the very file that a bundle carries."""
-    return cast(_Code, _root.load("edgepack.targets.preprocess", _root.TARGETS / "preprocess.py"))
+    """targets/device/preprocess.py, the very file that a bundle carries."""
+    return cast(_Code, _root.load("edgepack.targets.preprocess", _root.TARGETS / "device" / "preprocess.py"))
 
 
 def read(text: str) -> Spec:

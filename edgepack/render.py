@@ -84,7 +84,14 @@ def bench_report(result: Mapping[str, Any]) -> RenderableType:
     """Percentiles of the bundle beside its float original."""
     about, models = result["bundle"], result["models"]
     threads = f"{result['threads']} thread{'s' if result['threads'] > 1 else ''}"
-    title = f"{escape(about['name'])}: {about['target']}, {about['precision']}, {threads}, on this machine"
+    where = "this machine" if result.get("host", "local") == "local" else result["host"]
+    title = f"{escape(about['name'])}: {about['target']}, {about['precision']}, {threads}, on {where}"
+    if result.get("emulated"):
+        return Group(
+            Text(title, style="bold"),
+            Text(check_words(result["check"])),
+            Text("! an emulated board: it shows that the bundle runs and answers, its times mean nothing", "yellow"),
+        )
     table = Table(title=title, title_justify="left")
     table.add_column("")
     parts = [part for part in ("baseline", "model") if part in models]
@@ -169,12 +176,28 @@ def bundle_inspection(found: BundleInspection) -> RenderableType:
 
 def device_table(boards: Mapping[str, Device]) -> RenderableType:
     table = Table(title="devices", title_justify="left")
-    for column in ("name", "board", "CPU", "runs", "int8"):
+    for column in ("name", "board", "CPU", "systems"):
         table.add_column(column)
     for name, board in boards.items():
-        runs = "\n".join(f"{target}: {', '.join(precisions)}" for target, precisions in board.targets.items())
-        table.add_row(name, board.title, f"{board.cpu}, {board.cores} cores, {board.arch}", runs, board.int8_why)
+        table.add_row(name, board.title, f"{board.cores} × {board.cpu}", ", ".join(board.systems) or board.system.title)
     return table
+
+
+def device(board: Device, meaning: list[str]) -> RenderableType:
+    table = Table(title=f"{board.name}: {escape(board.title)}", title_justify="left", show_header=False)
+    table.add_column(style="bold")
+    table.add_column()
+    table.add_row("CPU", f"{board.cores} × {board.cpu}, {board.arch}")
+    table.add_row("features", ", ".join(board.features) or "none that matters")
+    table.add_row("memory", f"{board.memory_mb:,} MB")
+    known = f"Python {board.system.python}, glibc {board.system.glibc}" if board.system.python else "unknown"
+    table.add_row("system", f"{board.system.title}: {known}")
+    if len(board.systems) > 1:
+        table.add_row("also", ", ".join(f"{board.board}@{name}" for name in board.systems if name != board.system.name))
+    if board.gpu is not None:
+        abilities = [name for name in ("int8", "fp16", "sparsity") if getattr(board.gpu, name)]
+        table.add_row("GPU", f"compute capability {board.gpu.compute}: {', '.join(abilities)}; {board.gpu.dla} DLA")
+    return Group(table, *(Text(f"- {line}") for line in meaning))
 
 
 def _tensor(tensor: Mapping[str, Any]) -> str:

@@ -136,9 +136,9 @@ def test_raw_pixels_for_a_float_model(tmp_path: Path) -> None:
     assert warning.startswith("x spans 0 to 255")
 
 
-@pytest.mark.parametrize("shift", [-128.0, 1.0, 100.0])
-def test_other_ranges_are_the_user_s_business(shift: float, tmp_path: Path) -> None:
-    array = noise(40).transpose(0, 3, 1, 2).astype(np.float32) + shift
+@pytest.mark.parametrize(("scale", "shift"), [(1.0, -128.0), (1.0, 1.0), (1 / 255, 0.0), (90 / 255, 0.0)])
+def test_other_ranges_are_the_user_s_business(scale: float, shift: float, tmp_path: Path) -> None:
+    array = noise(40).transpose(0, 3, 1, 2).astype(np.float32) * scale + shift
     assert audit(rows(tmp_path, array, CONVNET), CONVNET, "calibration") == []
 
 
@@ -158,6 +158,11 @@ def test_pictures_that_are_already_scaled(tmp_path: Path) -> None:
     (warning,) = audit(pixels(tmp_path, noise(40, high=2)), CONVNET, "evaluation")
     assert "already scaled" in warning
     assert warning.startswith("x spans 0 to 0.00392 of the 0 to 1")
+
+
+def test_pictures_that_use_less_than_a_tenth_of_the_range(tmp_path: Path) -> None:
+    (warning,) = audit(pixels(tmp_path, noise(40, high=20)), CONVNET, "calibration")
+    assert "are the images dark" in warning
 
 
 def test_dark_pictures_are_fine_while_they_use_a_tenth_of_the_range(tmp_path: Path) -> None:

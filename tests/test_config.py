@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import onnx
@@ -22,24 +22,26 @@ Edgepack = Callable[..., Answer]
 
 
 @pytest.fixture
-def edgepack(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Iterator[Edgepack]:
-    """The command line in this process, run from a folder of its own: exit code, stdout, stderr."""
+def edgepack(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Edgepack:
+    """The command line in this process, run from a folder of its own."""
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
+    return lambda *arguments: run_here(monkeypatch, capsys, *arguments)
+
+
+def run_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object) -> Answer:
+    """Run the command line in this process: exit code, stdout, stderr."""
+    monkeypatch.setattr(sys, "argv", ["edgepack", *map(str, arguments)])
     before = signal.getsignal(signal.SIGTERM)
-
-    def run(*arguments: object) -> Answer:
-        monkeypatch.setattr(sys, "argv", ["edgepack", *map(str, arguments)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as leave:
-            code = leave.code if isinstance(leave.code, int) else 0
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    yield run
-    signal.signal(signal.SIGTERM, before)
+    code: object = 0
+    try:
+        cli.main()
+    except SystemExit as leave:
+        code = leave.code
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    out, err = capsys.readouterr()
+    return int(str(code or 0)), out, err
 
 
 @pytest.fixture

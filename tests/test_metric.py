@@ -19,7 +19,7 @@ from edgepack.reference import Session
 from edgepack.samples import Samples, read
 from tests import models
 
-PROPERTY = settings(max_examples=50, deadline=None, database=None)
+PROPERTY = settings(max_examples=25, deadline=None, database=None)
 CLASSES = 5
 seeds = st.integers(0, 2**32 - 1)
 

@@ -27,7 +27,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_the_package_and_its_data(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/", 1)[0] for name in names if ".dist-info" not in name} == {"edgepack"}
-    for needed in ("devices.yaml", "targets/harness.py", "targets/preprocess.py", "targets/onnxruntime/runner.py",
+    for needed in ("devices.yaml", "targets/device/harness.py", "targets/device/preprocess.py", "targets/onnxruntime/runner.py",
                    "targets/openvino/__init__.py", "demo/fashion_resnet.onnx", "demo/eval.npz",
                    "demo/LICENSE-fashion-mnist.txt"):  # fmt: skip
         assert f"edgepack/{needed}" in names

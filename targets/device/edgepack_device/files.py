@@ -1,0 +1,119 @@
+"""A bundle's files: the manifest, the checksums, the golden arrays, and loading the model. Python 3.8."""
+
+import hashlib
+import importlib.util
+import json
+import os
+
+FORMAT = 1
+SUMS = "SHA256SUMS"
+# What may lie beside the listed files: the float original for comparison, wheels unpacked for the device.
+UNLISTED = {SUMS, "baseline", "lib", "lib.partial", "__pycache__"}
+
+
+class HarnessError(Exception):
+    def __init__(self, code, message, hint=""):
+        super(HarnessError, self).__init__(message)
+        self.code = code
+        self.message = message
+        self.hint = hint
+
+
+def read_manifest(folder):
+    try:
+        with open(os.path.join(folder, "manifest.json"), encoding="utf-8") as file:
+            manifest = json.load(file)
+    except FileNotFoundError:
+        raise HarnessError(50, "%s is no bundle: manifest.json is missing" % folder)
+    except (ValueError, OSError) as error:
+        raise HarnessError(50, "manifest.json cannot be read: %s" % error, "copy the bundle again")
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("format"), int):
+        raise HarnessError(50, "manifest.json is not a bundle's manifest")
+    if manifest["format"] > FORMAT:
+        raise HarnessError(
+            50,
+            "the bundle has format %d, this harness reads up to %d" % (manifest["format"], FORMAT),
+            "use the harness.py that came with the bundle",
+        )
+    return manifest
+
+
+def verify_files(folder):
+    """Compare every file with SHA256SUMS; an unlisted file is refused too, since Python would import it."""
+    try:
+        with open(os.path.join(folder, SUMS), encoding="utf-8") as file:
+            lines = [line.rstrip("\n").split("  ", 1) for line in file if line.strip()]
+        listed = {name: digest for digest, name in lines}
+    except FileNotFoundError:
+        raise HarnessError(50, "the bundle is incomplete: %s is missing" % SUMS, "copy the bundle again")
+    except (ValueError, OSError):
+        raise HarnessError(50, "%s cannot be read" % SUMS, "copy the bundle again")
+    for name in sorted(listed):
+        path = os.path.join(folder, *name.split("/"))
+        if not os.path.isfile(path):
+            raise HarnessError(50, "the bundle is incomplete: %s is missing" % name, "copy the bundle again")
+        if sha256(path) != listed[name]:
+            raise HarnessError(50, "%s has been altered or damaged" % name, "copy the bundle again")
+    tops = {name.split("/", 1)[0] for name in listed} | UNLISTED
+    for name in sorted(os.listdir(folder)):
+        if name not in tops:
+            raise HarnessError(50, "%s does not belong to the bundle" % name, "move it elsewhere")
+
+
+def damage(folder):
+    """What verify_files finds wrong, in words; empty if nothing."""
+    try:
+        verify_files(folder)
+    except HarnessError as error:
+        return error.message
+    return ""
+
+
+def sha256(path):
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def load_module(folder, name):
+    spec = importlib.util.spec_from_file_location("edgepack_" + name, os.path.join(folder, name + ".py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def load_model(folder, manifest, part, threads):
+    """Load the bundle's model ("model") or the float original beside it ("baseline") in the runtime."""
+    try:
+        runner = load_module(folder, "runner")
+        path = os.path.join(folder, *manifest[part]["file"].split("/"))
+        return runner, runner.load(path, threads)
+    except ImportError as error:
+        raise HarnessError(52, "%s" % error, "python3 -m pip install -r requirements.txt")
+    except Exception as error:
+        raise HarnessError(52, "%s cannot load the model: %s" % (manifest["target"], first_line(error)))
+
+
+def golden(folder, which):
+    """The golden arrays, one dict a sample; the file holds them as <sample>/<name>."""
+    import numpy as np
+
+    samples = {}
+    with np.load(os.path.join(folder, "golden", which + ".npz"), allow_pickle=False) as arrays:
+        for key in arrays.files:
+            index, name = key.split("/", 1)
+            samples.setdefault(int(index), {})[name] = arrays[key]
+    return [samples[index] for index in sorted(samples)]
+
+
+def default_threads(manifest):
+    """Threads as asked for at build time, but no more than the cores that are here."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(manifest.get("threads") or cores, cores))
+
+
+def first_line(error):
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:300]

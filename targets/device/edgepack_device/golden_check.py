@@ -1,0 +1,107 @@
+"""The golden check: does the bundle answer as it did where it was built? Python 3.8."""
+
+import os
+
+from edgepack_device.figures import flat, relative_error, sqnr_db
+from edgepack_device.files import (
+    HarnessError,
+    default_threads,
+    first_line,
+    golden,
+    load_model,
+    load_module,
+    read_manifest,
+    verify_files,
+)
+from edgepack_device.machine import refuse_wrong_machine
+
+# Above this, the rounding of float arithmetic moves the figure by more than a decibel from CPU to CPU.
+FLOAT_NOISE_DB = 60.0
+
+
+def check(folder, threads=None, build_machine=False):
+    """Run the golden inputs and compare with what the build recorded.
+
+    Two comparisons: with the bundle's own outputs as verified on the build machine (is this the same model?),
+    and with the float original (is it as good as the build said?).
+
+    Raises:
+        HarnessError: 50 files, 51 outputs, 52 runtime, 55 another machine than it was built for.
+    """
+    manifest = read_manifest(folder)
+    verify_files(folder)
+    if not build_machine:
+        refuse_wrong_machine(manifest)
+    inputs = golden(folder, "inputs")
+    check_preprocessing(folder, manifest, inputs)
+    runner, model = load_model(folder, manifest, "model", threads or default_threads(manifest))
+    try:
+        answers = [model(feed) for feed in inputs]
+    except Exception as error:
+        raise HarnessError(52, "%s cannot run the model: %s" % (manifest["target"], first_line(error)))
+    report = {"ok": True, "samples": len(answers), "versions": runner.versions(), "outputs": {}}
+    expected, reference = golden(folder, "expected"), golden(folder, "reference")
+    for output in manifest["golden"]["outputs"]:
+        name = output["name"]
+        actual = [answer[name] for answer in answers]
+        wanted = [sample[name] for sample in expected]
+        if [array.shape for array in actual] != [array.shape for array in wanted]:
+            raise HarnessError(51, "output %s has another shape than on the build machine" % name)
+        report["outputs"][name] = compare(output, flat(wanted), flat([s[name] for s in reference]), flat(actual))
+    return report
+
+
+def compare(output, expected, reference, actual):
+    """Hold one output, all samples in a row, against the manifest's tolerance for it."""
+    import numpy as np
+
+    name, tolerance = output["name"], output["tolerance"]
+    figures = {"kind": tolerance["kind"]}
+    if tolerance["kind"] == "exact":
+        if not np.array_equal(expected, actual):
+            raise HarnessError(
+                51,
+                "output %s differs from the build machine's in %d of %d values, and should not in any"
+                % (name, int(np.sum(expected != actual)), actual.size),
+            )
+    elif tolerance["kind"] == "relative":
+        figures["relative_error"] = relative_error(expected, actual)
+        if not figures["relative_error"] <= tolerance["at_most"]:
+            raise HarnessError(
+                51,
+                "output %s is off by %.1e of its range, at most %.0e is allowed"
+                % (name, figures["relative_error"], tolerance["at_most"]),
+            )
+    else:
+        figures["expected_sqnr_db"] = sqnr_db(expected, actual)
+        if figures["expected_sqnr_db"] < tolerance["at_least_db"]:
+            raise HarnessError(
+                51,
+                "output %s is %.1f dB from the build machine's, at least %.0f dB is needed"
+                % (name, figures["expected_sqnr_db"], tolerance["at_least_db"]),
+            )
+    if output["reference_sqnr_db"] is not None:
+        figures["reference_sqnr_db"] = sqnr_db(reference, actual)
+        floor = min(output["reference_sqnr_db"], FLOAT_NOISE_DB) - 1.0
+        if figures["reference_sqnr_db"] < floor:
+            raise HarnessError(
+                51,
+                "output %s is %.1f dB from the float original, the build recorded %.1f dB"
+                % (name, figures["reference_sqnr_db"], output["reference_sqnr_db"]),
+            )
+    return figures
+
+
+def check_preprocessing(folder, manifest, inputs):
+    """The first golden sample's own pixels must become exactly the first golden input."""
+    import numpy as np
+
+    spec = manifest.get("preprocess")
+    if not spec or not spec.get("golden"):
+        return
+    with np.load(os.path.join(folder, "golden", "pixels.npz"), allow_pickle=False) as arrays:
+        pixels = arrays["pixels"]
+    made = load_module(folder, "preprocess").apply(pixels, spec)
+    wanted = inputs[0][spec["input"]].reshape(made.shape)
+    if relative_error(wanted, made) > 1e-5:
+        raise HarnessError(51, "preprocessing gives other values here than on the build machine")

@@ -1,0 +1,231 @@
+"""Install, check, time and run a bundle on the device: python3 harness.py install | check | bench | run INPUT...
+
+Copied into every bundle beside manifest.json and runner.py. Python 3.8 or newer, the standard library, numpy
+and the bundle's runtime, nothing else. Results go to stdout (as JSON with --json), everything else to stderr.
+
+Exit codes: 0 done, 2 usage, 22 an input cannot be read, 50 the bundle is incomplete or altered, 51 the model
+answers wrongly, 52 the runtime is missing or fails, 55 this machine is not what the bundle was built for, 61 no space.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+if HERE not in sys.path:
+    sys.path.append(HERE)
+
+from edgepack_device.figures import agreement, decibels, flat, ratio, relative_error, sqnr_db  # noqa: E402, F401
+from edgepack_device.files import (  # noqa: E402, F401
+    FORMAT,
+    SUMS,
+    HarnessError,
+    damage,
+    default_threads,
+    first_line,
+    load_model,
+    load_module,
+    read_manifest,
+    sha256,
+)
+from edgepack_device.golden_check import check  # noqa: E402
+from edgepack_device.machine import install, refuse_wrong_machine  # noqa: E402
+from edgepack_device.timing import bench, worker_main  # noqa: E402
+
+
+def read_inputs(folder, manifest, paths):
+    """Feeds from .npz (arrays by input name), .npy (the only input) or images (preprocessed as in calibration)."""
+    import numpy as np
+
+    names = [entry["name"] for entry in manifest["inputs"]]
+    for path in paths:
+        try:
+            if path.endswith(".npz"):
+                with np.load(path, allow_pickle=False) as arrays:
+                    feed = {name: arrays[name] for name in arrays.files if name in names}
+            elif path.endswith(".npy"):
+                feed = {names[0]: np.load(path, allow_pickle=False)}
+            elif manifest.get("preprocess"):
+                preprocess = load_module(folder, "preprocess")
+                image = preprocess.apply(preprocess.decode(path), manifest["preprocess"])
+                feed = {manifest["preprocess"]["input"]: image[None]}
+            else:
+                raise HarnessError(2, "%s: this bundle takes .npz or .npy files" % path)
+        except (OSError, ValueError) as error:
+            raise HarnessError(22, "%s cannot be read: %s" % (path, first_line(error)))
+        missing = [name for name in names if name not in feed]
+        if missing:
+            raise HarnessError(22, "%s lacks the input %s" % (path, ", ".join(missing)))
+        for entry in manifest["inputs"]:
+            feed[entry["name"]] = np.asarray(feed[entry["name"]], entry["dtype"])
+        yield path, feed
+
+
+def run(folder, paths, out, threads, build_machine=False):
+    import numpy as np
+
+    manifest = read_manifest(folder)
+    if not build_machine:
+        refuse_wrong_machine(manifest)
+    _, model = load_model(folder, manifest, "model", threads or default_threads(manifest))
+    labels = manifest.get("labels")
+    results, saved = [], {}
+    for index, (path, feed) in enumerate(read_inputs(folder, manifest, paths)):
+        start = time.perf_counter()
+        try:
+            answer = model(feed)
+        except Exception as error:
+            raise HarnessError(22, "%s does not fit the model: %s" % (path, first_line(error)))
+        entry = {"input": path, "ms": (time.perf_counter() - start) * 1000, "outputs": {}}
+        for name, array in answer.items():
+            entry["outputs"][name] = {"shape": list(array.shape), "dtype": str(array.dtype)}
+            if array.ndim == 2 and array.shape[0] == 1 and array.shape[1] > 1:
+                best = np.argsort(-array[0], kind="stable")[:5]
+                entry["outputs"][name]["top"] = [
+                    {"class": int(i), "score": float(array[0][i]), "label": labels[i] if labels else None} for i in best
+                ]
+            elif array.size <= 16:
+                entry["outputs"][name]["values"] = array.tolist()
+            saved["%d/%s" % (index, name)] = array
+        results.append(entry)
+    if out:
+        np.savez(out, **saved)
+    return results
+
+
+def print_install(report):
+    print("installed %d wheels into %s" % (len(report["wheels"]), report["folder"]))
+
+
+def print_check(report):
+    print("ok: %d golden samples" % report["samples"])
+    for name, figures in sorted(report["outputs"].items()):
+        if figures["kind"] == "exact":
+            words = "equal to the build machine's, bit by bit"
+        elif figures["kind"] == "relative":
+            words = "off by %.1e of its range" % figures["relative_error"]
+        else:
+            words = "%.1f dB from the build machine's" % figures["expected_sqnr_db"]
+        if "reference_sqnr_db" in figures:
+            words += ", %.1f dB from the float original" % figures["reference_sqnr_db"]
+        print("  %s: %s" % (name, words))
+
+
+def print_bench(result):
+    print("%s %s, %d threads" % (result["bundle"]["target"], result["bundle"]["precision"], result["threads"]))
+    for part, title in (("model", "this bundle"), ("baseline", "float original")):
+        if part in result["models"]:
+            m = result["models"][part]
+            print(
+                "  %-14s p50 %.3f  p90 %.3f  p99 %.3f  mean %.3f ms, %.0f/s, load %.0f ms, peak %.0f MB, %d runs"
+                % (
+                    title,
+                    m["p50_ms"],
+                    m["p90_ms"],
+                    m["p99_ms"],
+                    m["mean_ms"],
+                    m["throughput_per_s"],
+                    m["load_ms"],
+                    m["peak_memory_mb"],
+                    m["count"],
+                )
+            )
+    if "ratio" in result:
+        r = result["ratio"]
+        print("  %.2f times as fast (95 %% interval %.2f to %.2f)" % (r["median"], r["low"], r["high"]))
+
+
+def print_run(results):
+    for entry in results:
+        print("%s (%.1f ms)" % (entry["input"], entry["ms"]))
+        for name, output in entry["outputs"].items():
+            if "top" in output:
+                for top in output["top"]:
+                    print("  %8.4f  %s" % (top["score"], top["label"] or "class %d" % top["class"]))
+            else:
+                print("  %s %s %s" % (name, output["dtype"], output.get("values", output["shape"])))
+
+
+def parser():
+    parse = argparse.ArgumentParser(prog="harness.py", description=__doc__.splitlines()[0])
+    commands = parse.add_subparsers(dest="command", metavar="COMMAND")
+    for name, text in (
+        ("install", "unpack the bundle's wheels into its own lib/ folder"),
+        ("check", "is the bundle whole, and does it answer as on the build machine?"),
+        ("bench", "check, then time it"),
+        ("run", "run it on .npz, .npy or image files"),
+    ):
+        command = commands.add_parser(name, help=text)
+        command.add_argument("--json", action="store_true", help="print JSON")
+        if name == "install":
+            continue
+        command.add_argument("--threads", type=int, help="threads (default: as built)")
+        # Where it was built, a bundle runs whatever board it is for.
+        command.add_argument("--build-machine", action="store_true", help=argparse.SUPPRESS)
+        if name == "bench":
+            command.add_argument("--seconds", type=float, default=2.0, help="time for each model (default 2)")
+            command.add_argument("--alone", action="store_true", help="without the float original")
+            command.add_argument("--unchecked", action="store_true", help=argparse.SUPPRESS)
+        if name == "run":
+            command.add_argument("inputs", nargs="+", metavar="INPUT")
+            command.add_argument("--out", help="write the outputs to this .npz file")
+    worker = commands.add_parser("_worker")
+    worker.add_argument("part")
+    worker.add_argument("threads", type=int)
+    return parse
+
+
+def execute(arguments):
+    if arguments.command == "install":
+        report = install(HERE)
+        printer = print_install
+    elif arguments.command == "check":
+        report = check(HERE, arguments.threads, arguments.build_machine)
+        printer = print_check
+    elif arguments.command == "bench":
+        checked = None if arguments.unchecked else check(HERE, arguments.threads, arguments.build_machine)
+        parts = ("model",) if arguments.alone else ("model", "baseline")
+        report = bench(HERE, arguments.threads, arguments.seconds, parts)
+        report["check"] = checked
+        printer = print_bench
+    else:
+        report = run(HERE, arguments.inputs, arguments.out, arguments.threads, arguments.build_machine)
+        printer = print_run
+    if arguments.json:
+        json.dump(report, sys.stdout)
+        sys.stdout.write("\n")
+    else:
+        printer(report)
+    return 0
+
+
+def main():
+    arguments = parser().parse_args()
+    if not arguments.command:
+        parser().print_help()
+        return 2
+    sys.dont_write_bytecode = True
+    library = os.path.join(HERE, "lib")
+    if os.path.isdir(library):
+        sys.path.insert(0, library)
+    if arguments.command == "_worker":
+        return worker_main(HERE, arguments.part, arguments.threads)
+    try:
+        return execute(arguments)
+    except HarnessError as error:
+        if getattr(arguments, "json", False):
+            json.dump({"ok": False, "code": error.code, "error": error.message, "hint": error.hint}, sys.stdout)
+            sys.stdout.write("\n")
+        sys.stderr.write("error: %s\n" % error.message)
+        if error.hint:
+            sys.stderr.write("hint: %s\n" % error.hint)
+        return error.code
+    except ImportError as error:
+        sys.stderr.write("error: %s\nhint: python3 -m pip install -r requirements.txt\n" % error)
+        return 52
+
+
+if __name__ == "__main__":
+    sys.exit(main())
