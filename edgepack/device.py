@@ -271,8 +271,7 @@ def detect() -> Device:
 
 def from_facts(name: str, title: str, facts: Facts) -> Device:
     """A device from what a machine says of itself; never from its name."""
-    machine = facts.machine.lower()
-    arch = {"amd64": "x86_64", "arm64": "aarch64", "armv8l": "armv7l"}.get(machine, machine)
+    arch = architecture(facts.machine)
     features = tuple(feature for feature in FEATURES if feature in facts.flags)
     dots = sorted(_DOT_PRODUCT & set(features))
     targets: dict[str, tuple[str, ...]] = {"onnxruntime": PRECISIONS}
@@ -297,6 +296,11 @@ def from_facts(name: str, title: str, facts: Facts) -> Device:
         int8_gain="expected" if dots or (arch == "x86_64" and "avx2" in features) else "measure",
         int8_why=f"it has {', '.join(dots)}" if dots else "it has no int8 dot product",
     )
+
+
+def architecture(machine: str) -> str:
+    """`uname -m` by one name for each architecture."""
+    return {"amd64": "x86_64", "arm64": "aarch64", "armv8l": "armv7l"}.get(machine.lower(), machine.lower())
 
 
 def profile(device: Device) -> str:

@@ -111,13 +111,18 @@ def harness(bundle: Path, *arguments: str, only: tuple[str, ...] | None = None) 
         except ValueError as error:
             raise RunFailed(f"the harness of {bundle} printed no JSON") from error
         return result
-    message, hint = f"the harness of {bundle} ended with exit code {process.returncode}", ""
-    lines = process.stderr.strip().splitlines()
+    raise error_from(process.returncode, process.stderr, f"the harness of {bundle}")
+
+
+def error_from(code: int, stderr: str, who: str) -> EdgepackError:
+    """The error that a harness meant by its exit code and what it wrote to stderr."""
+    message, hint = "", ""
+    lines = stderr.strip().splitlines()
     for line in lines:
         if line.startswith("error: "):
             message = line[len("error: ") :]
         elif line.startswith("hint: "):
             hint = line[len("hint: ") :]
-    if lines and message.startswith("the harness of"):
-        message += f": {lines[-1]}"
-    raise _ERRORS.get(process.returncode, RunFailed)(message, hint)
+    if not message:
+        message = f"{who} ended with exit code {code}" + (f": {lines[-1]}" if lines else "")
+    return _ERRORS.get(code, RunFailed)(message, hint)

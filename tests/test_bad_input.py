@@ -1287,10 +1287,10 @@ def test_a_full_scratch_disk_is_not_a_damaged_archive(tiny_disk: TinyDisk, built
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 @pytest.mark.parametrize("flags", [[], ["--json"]])
-def test_a_full_disk_behind_stdout_is_named(flags: list[str]) -> None:
+def test_a_full_disk_behind_stdout_is_named(work: Path, flags: list[str]) -> None:
     with Path("/dev/full").open("w") as full:
-        command = [sys.executable, "-m", "edgepack", "devices", *flags]
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=300)
+        command = [sys.executable, "-m", "edgepack", "inspect", "model.onnx", *flags]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=work, timeout=300)
     done.stdout = ""
     assert_refusal(done, errors.WriteFailed, "no space left")
 

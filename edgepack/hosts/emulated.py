@@ -299,6 +299,7 @@ done
 mount -t proc -o nosuid,nodev,noexec proc root/proc
 mount --bind cpuinfo root/proc/cpuinfo
 for kernel in sys sysrq-trigger; do
+    [ -e root/proc/$kernel ] || continue
     mount --bind root/proc/$kernel root/proc/$kernel
     mount -o remount,bind,ro,nosuid,nodev,noexec root/proc/$kernel
 done
@@ -370,6 +371,6 @@ def _started(process: subprocess.Popen[bytes], errors: Path) -> int:
         return int(answer)
     said = errors.read_text(errors="replace").strip().splitlines() or ["it does not start"]
     raise HostError(
-        f"no emulated board: {said[-1]}",
+        f"no emulated board: {said[0]}",
         "it needs Linux with user namespaces, and `apt-get install qemu-user-static util-linux`",
     )
