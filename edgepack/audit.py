@@ -10,8 +10,6 @@ from edgepack.model import Model
 from edgepack.samples import Samples
 
 FEW = 32
-# Enough to see a wrong range; calibration reads them all anyway.
-_LOOKED_AT = 64
 
 
 def audit(samples: Samples, model: Model, role: str) -> list[str]:
@@ -33,9 +31,7 @@ def audit(samples: Samples, model: Model, role: str) -> list[str]:
     low: dict[str, float] = {}
     high: dict[str, float] = {}
     flat = 0
-    looked_at = min(samples.count, _LOOKED_AT)
-    step = samples.count / looked_at
-    for index in (int(place * step) for place in range(looked_at)):
+    for index in range(samples.count):
         feed = samples.read(index)
         flat += all(array.size > 1 and array.min() == array.max() for array in feed.values() if array.dtype.kind == "f")
         for name, array in feed.items():
@@ -48,7 +44,7 @@ def audit(samples: Samples, model: Model, role: str) -> list[str]:
                 low[name] = min(low.get(name, np.inf), float(array.min()))
                 high[name] = max(high.get(name, -np.inf), float(array.max()))
     if flat and any(tensor.is_float for tensor in model.inputs):
-        warnings.append(f"{flat} of {looked_at} {role} samples looked at are constant: every value is the same")
+        warnings.append(f"{flat} of {samples.count} {role} samples looked at are constant: every value is the same")
     for tensor in model.inputs:
         if tensor.is_float and tensor.name in low:
             warnings += _range(tensor.name, low[tensor.name], high[tensor.name], samples, tensor.shape)

@@ -39,7 +39,7 @@ def bench(
     Raises:
         BrokenBundle, WrongOutput, RunFailed, HostError, UnfitHost.
     """
-    if seconds <= 0:
+    if not 0 < seconds < float("inf"):
         raise UsageError("--seconds should be positive")
     if threads is not None and threads < 1:
         raise UsageError("--threads should be 1 or more")
@@ -58,7 +58,7 @@ def check(path: str | Path, *, on: str = "local", progress: Progress = _quiet) -
 
 def _harness(path: Path, on: str, command: str, arguments: list[str], progress: Progress) -> dict[str, Any]:
     with bundle.opened(path) as folder:
-        manifest = bundle.read_manifest(folder)
+        manifest = bundle.read_whole_manifest(folder)
         if on == "local":
             progress("checking" if command == "check" else "checking and timing", 0, 0)
             only = local.runtime_of(manifest)

@@ -23,6 +23,21 @@ BASELINE = "baseline"
 # The harness's own modules.
 DEVICE_CODE = "edgepack_device"
 
+_NEEDED = (
+    "name",
+    "version",
+    "created",
+    "edgepack",
+    "device",
+    "requires",
+    "target",
+    "runtime",
+    "precision",
+    "model",
+    "inputs",
+    "outputs",
+    "golden",
+)
 Manifest = dict[str, Any]
 
 
@@ -182,6 +197,18 @@ def read_manifest(folder: Path) -> Manifest:
         raise BrokenBundle(f"{folder / MANIFEST} is not a bundle's manifest")
     if manifest["format"] > harness().FORMAT:
         raise BrokenBundle(f"{folder} has format {manifest['format']}, newer than this edgepack", "update edgepack")
+    return manifest
+
+
+def read_whole_manifest(folder: Path) -> Manifest:
+    """
+    Raises:
+        BrokenBundle: as read_manifest, or a key that every bundle has is missing.
+    """
+    manifest = read_manifest(folder)
+    missing = [key for key in _NEEDED if key not in manifest]
+    if missing:
+        raise BrokenBundle(f"{folder / MANIFEST} lacks {', '.join(missing)}", "build or copy the bundle again")
     return manifest
 
 

@@ -53,7 +53,7 @@ def _config(context: typer.Context, path: Path | None) -> Path | None:
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")]
-Threads = Annotated[int | None, typer.Option(help="Threads to run with. [default: all cores of the device]")]
+Threads = Annotated[int | None, typer.Option(help="Threads to run with.", show_default="all cores of the device")]
 Seconds = Annotated[float, typer.Option(help="How long each model is timed on this machine.")]
 Shapes = Annotated[
     list[str] | None, typer.Option("--input-shape", metavar="NAME=1x3x224x224", help="Fix open dimensions.")
@@ -90,7 +90,8 @@ def build(
         str,
         typer.Option(
             help="auto, fp32, fp16 or int8. auto takes int8 where it is measured or "
-            "known to be faster, and good enough."
+            "known to be faster, and good enough.",
+            autocompletion=lambda: ["auto", "fp32", "fp16", "int8"],
         ),
     ] = "auto",
     data: Annotated[
@@ -106,12 +107,13 @@ def build(
         str | None,
         typer.Option(
             help="How images become tensors: a preset (imagenet, unit, yolo, "
-            "mnist …), a YAML file, or size=64x64,mean=127,std=128."
+            "mnist …), a YAML file, or size=64x64,mean=127,std=128.",
+            autocompletion=lambda: _presets(),
         ),
     ] = None,
     labels: Annotated[Path | None, typer.Option(help="Class names, one a line.")] = None,
     input_shape: Shapes = None,
-    name: Annotated[str | None, typer.Option(help="The bundle's name. [default: the model file's]")] = None,
+    name: Annotated[str | None, typer.Option(help="The bundle's name.", show_default="the model file's")] = None,
     version: Annotated[str, typer.Option("--version", help="The bundle's version.")] = "1",
     threads: Threads = None,
     wheels: Annotated[
@@ -189,7 +191,9 @@ def inspect(
     device: Annotated[
         str | None, typer.Option(help="The board to look with.", autocompletion=lambda: _boards())
     ] = None,
-    target: Annotated[str, typer.Option(help="The runtime to look with.")] = "auto",
+    target: Annotated[
+        str, typer.Option(help="The runtime to look with.", autocompletion=lambda: ["auto", *_targets()])
+    ] = "auto",
     input_shape: Shapes = None,
     as_json: Json = False,
 ) -> None:
@@ -276,10 +280,10 @@ def clean_device(on: On, as_json: Json = False) -> None:
     _show({"removed": removed}, as_json, lambda: words)
 
 
-@app.command()
+@app.command(epilog="Example:\n\nedgepack demo -o demo-out")
 def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Where the bundle goes.")] = Path("demo-out"),
-    target: Annotated[str, typer.Option(help="The runtime.")] = "onnxruntime",
+    target: Annotated[str, typer.Option(help="The runtime.", autocompletion=lambda: _targets())] = "onnxruntime",
     as_json: Json = False,
 ) -> None:
     """The whole line on a real model: a Fashion-MNIST classifier becomes a quantized, benchmarked bundle."""
@@ -305,6 +309,12 @@ def _targets() -> list[str]:
     from edgepack import target
 
     return target.names()
+
+
+def _presets() -> list[str]:
+    from edgepack import preprocess
+
+    return list(preprocess.PRESETS)
 
 
 def _render() -> Any:

@@ -35,7 +35,7 @@ def read(path: Path, parameters: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     by_flag = {
         flag.lstrip("-"): name
         for name, flags in parameters.items()
-        if name not in ("config", "as_json")
+        if name != "config"
         for flag in (*flags, name)
         if flag != "-o"
     }
@@ -48,11 +48,13 @@ def read(path: Path, parameters: Mapping[str, Sequence[str]]) -> dict[str, Any]:
                 f"{path}: unknown key {key!r}",
                 f"did you mean {near[0]}?" if near else f"keys: {', '.join(sorted(by_flag))}",
             )
+        if value is None:
+            continue
         if name in _PATHS or (name == "preprocess" and str(value).endswith((".yaml", ".yml", ".json"))):
             value = str(path.parent / str(value))
-        elif isinstance(value, bool | list):
-            pass
-        elif value is not None:
+        elif name == "input_shape" and not isinstance(value, list):
+            value = [str(value)]
+        elif not isinstance(value, bool | list):
             value = str(value)
         defaults[name] = value
     return defaults

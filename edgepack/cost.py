@@ -35,14 +35,20 @@ def cost_of(model: Model) -> Cost:
         raise ShapeNeeded("shapes cannot be inferred for a model of this size")
     fixed = fix_shapes(model, shapes).model
     inferred = ir.from_proto(shape_inference.infer_shapes(fixed.proto(), data_prop=True))
-    macs = activation_bytes = 0
+    macs = activation_bytes = unknown = 0
+    constants = set(inferred.graph.initializers.values())
     for node in inferred.graph:
-        macs += _macs(node)
+        if all(value is None or value in constants for value in node.inputs):
+            constants.update(node.outputs)
+            continue
+        count = _macs(node)
+        macs += count
+        unknown += not count and node.op_type in _COUNTED and node.domain == ""
         activation_bytes += sum(_bytes(output) for output in node.outputs)
     nested = sum(1 for node in model.nodes() if node.op_type in _COUNTED) - sum(
         1 for node in model.ir.graph if node.op_type in _COUNTED
     )
-    return Cost(macs=macs, activation_bytes=activation_bytes, uncounted=nested, input_shapes=shapes)
+    return Cost(macs=macs, activation_bytes=activation_bytes, uncounted=nested + unknown, input_shapes=shapes)
 
 
 _COUNTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN"})

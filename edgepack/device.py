@@ -81,7 +81,12 @@ class Device:
     @property
     def saturates(self) -> bool:
         """True where u8×s8 products are added in pairs of 16 bits, which overflows (VPMADDUBSW)."""
-        return self.arch == "x86_64" and not _DOT_PRODUCT & set(self.features)
+        return self.arch == "x86_64" and not self.has_dot_product
+
+    @property
+    def has_dot_product(self) -> bool:
+        """True where the CPU adds int8 products into 32 bits in one instruction."""
+        return bool(_DOT_PRODUCT & set(self.features))
 
 
 # --- devices.yaml -----------------------------------------------------------------------------------------
@@ -123,7 +128,7 @@ def find(name: str, path: Path | None = None) -> Device:
     board_name, _, system = name.partition("@")
     boards = _boards(path)
     if board_name not in boards:
-        near = difflib.get_close_matches(board_name, [*boards, HOST], 1, cutoff=0.5)
+        near = difflib.get_close_matches(board_name.lower(), [*boards, HOST], 1, cutoff=0.5)
         known = ", ".join([HOST, *boards])
         raise UnknownDevice(f"no device {name!r}", f"did you mean {near[0]}?" if near else f"known devices: {known}")
     board = boards[board_name]

@@ -82,6 +82,8 @@ def inspect(
     obstacles, share = _obstacles(shaped, target.load(name))
     if board is not None and name not in board.targets:
         obstacles.insert(0, (f"{board.name} does not run {name}", f"it runs {', '.join(board.targets)}"))
+    elif board is not None and "int8" not in board.targets[name]:
+        obstacles.append((f"{name} does not compute in int8 on {board.name}", "--precision fp16 or fp32 builds it"))
     return Inspection(
         path=str(path),
         inputs=[asdict(tensor) for tensor in shaped.inputs],
@@ -139,7 +141,7 @@ def _obstacles(model: Model, module: target.Target) -> tuple[list[tuple[str, str
 
 def _inspect_bundle(path: Path) -> BundleInspection:
     with bundle.opened(path) as folder:
-        manifest = bundle.read_manifest(folder)
+        manifest = bundle.read_whole_manifest(folder)
         damage = harness().damage(str(folder))
         return BundleInspection(
             path=str(path),

@@ -98,6 +98,8 @@ def build(
         EdgepackError: one of edgepack.errors; nothing is left at `output` then, and what was there stays.
     """
     output, path = Path(output), Path(model)
+    if not 0 <= seconds < float("inf"):
+        raise UsageError("--seconds should be positive")
     bundle.check_output(output, force)
     board = devices.find(device, Path(devices_file) if devices_file is not None else None)
     progress("reading the model", 0, 0)

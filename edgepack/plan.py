@@ -55,7 +55,7 @@ class Plan:
     def measurable_here(self) -> bool:
         """True where this machine's latency says something about the device: the same instruction set."""
         here = detect()
-        return here.arch == self.device.arch and here.saturates == self.device.saturates
+        return here.arch == self.device.arch and here.has_dot_product == self.device.has_dot_product
 
 
 def plan(

@@ -6,6 +6,7 @@ The code that does it is targets/device/preprocess.py, which the device runs too
 from __future__ import annotations
 
 import difflib
+import math
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -106,7 +107,7 @@ def complete(given: Spec) -> Spec:
     spec = dict(code().DEFAULTS)
     for key, value in given.items():
         if key not in spec:
-            near = difflib.get_close_matches(key, spec, 1)
+            near = difflib.get_close_matches(str(key), spec, 1)
             raise PreprocessError(
                 f"unknown preprocessing key {key!r}",
                 f"did you mean {near[0]}?" if near else f"keys: {', '.join(spec)}",
@@ -118,6 +119,8 @@ def complete(given: Spec) -> Spec:
             raise PreprocessError(f"{key} has {len(spec[key])} numbers, the image {channels} channels")
     if min(abs(number) for number in [spec["scale"], *spec["std"]]) == 0:
         raise PreprocessError("scale and std must not be zero")
+    if spec["resize"] != "stretch" and spec["size"] is None:
+        raise PreprocessError(f"resize={spec['resize']} needs a size", "add size=HEIGHTxWIDTH")
     if spec["resize"] == "crop" and spec["size"] and spec["short"] and spec["short"] < max(spec["size"]):
         raise PreprocessError(f"short={spec['short']} is smaller than size={spec['size']}")
     return spec
@@ -128,7 +131,7 @@ def _value(key: str, value: object) -> object:
         if value not in _CHOICES[key]:
             raise PreprocessError(f"{key}={value} is not one of {', '.join(_CHOICES[key])}")
         return value
-    if value is None:
+    if value is None and key in ("size", "short"):
         return None
     try:
         if key == "size":
@@ -139,14 +142,24 @@ def _value(key: str, value: object) -> object:
                 raise ValueError
             return numbers
         if key == "short":
-            return int(cast(Any, value))
+            side = int(cast(Any, value))
+            if side < 1:
+                raise ValueError
+            return side
         if key in ("mean", "std"):
             parts = value.replace("/", ",").split(",") if isinstance(value, str) else value
-            return [float(cast(Any, part)) for part in (parts if isinstance(parts, list) else [parts])]
-        return float(cast(Any, value))
+            return [_finite(part) for part in (parts if isinstance(parts, list) else [parts])]
+        return _finite(value)
     except (TypeError, ValueError) as error:
         expected = {"size": "HEIGHTxWIDTH, such as 224x224", "short": "a whole number"}.get(key, "a number")
         raise PreprocessError(f"{key}={value} is not understood", f"it should be {expected}") from error
+
+
+def _finite(value: object) -> float:
+    number = float(cast(Any, value))
+    if not math.isfinite(number):
+        raise ValueError
+    return number
 
 
 def range_of(spec: Spec) -> tuple[float, float]:

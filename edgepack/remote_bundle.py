@@ -86,7 +86,7 @@ def unfit(manifest: Mapping[str, Any], facts: Mapping[str, Any], wheel_bytes: in
     glibc = facts.get("glibc")
     if glibc and needed.get("glibc") and version_tuple(glibc) < version_tuple(needed["glibc"]):
         found.append((f"it has glibc {glibc}, and the wheels need {needed['glibc']}", _for_its_system(board)))
-    flags = set(facts.get("flags") or [])
+    flags = set(facts.get("cpu_flags") or [])
     if needed.get("int8_dot_product") and flags and not flags & {"avx_vnni", "avx512_vnni", "amx_int8"}:
         found.append(("its CPU adds int8 products with saturation", "build it with --device intel-avx2"))
     memory = facts.get("memory_available_kb")
@@ -110,16 +110,16 @@ def detect(on: str, name: str) -> device.Device:
         facts = remote.facts()
         return device.from_facts(
             name,
-            f"{facts.get('cpu') or facts.get('machine')} at {on}",
+            f"{facts.get('machine')} at {on}",
             device.Facts(
                 machine=facts.get("machine") or "",
-                cpu=facts.get("cpu") or facts.get("machine") or "",
-                flags=tuple(facts.get("flags") or ()),
+                cpu=facts.get("machine") or "unknown",
+                flags=tuple(facts.get("cpu_flags") or ()),
                 cores=facts.get("cores") or 1,
-                memory_mb=(facts.get("memory_total_kb") or 1_048_576) // 1024,
+                memory_mb=(facts.get("memory_kb") or 1_048_576) // 1024,
                 python=".".join((facts.get("python") or "").split(".")[:2]),
                 glibc=facts.get("glibc") or "",
-                system=facts.get("system") or "",
+                system="as found",
             ),
         )
 
@@ -145,13 +145,12 @@ def _deliver(remote: Remote, folder: Path, manifest: bundle.Manifest, progress: 
     name = f"{re.sub(r'[^A-Za-z0-9._-]', '_', manifest['name'])}-{digest}"
     archive = bundle.pack(folder)
     try:
-        remote.put(
-            archive, f"{name}.tar.gz", lambda done, total: progress(f"copying to {remote.transport.name}", done, total)
-        )
+        remote.put(archive, f"{name}.tar.gz", progress)
     finally:
         archive.unlink()
     python = manifest["requires"]["python"]
-    done = remote.run(_UNPACK, python, remote.root, f"{name}.tar.gz", folder.name, timeout=300)
+    arguments = [python, remote.root, f"{name}.tar.gz", folder.name]
+    done = remote.transport.run(_UNPACK, arguments, timeout=300)
     if done.returncode != 0:
         raise _failure(remote, done)
     return f"{remote.root}/{folder.name}"

@@ -136,7 +136,7 @@ def inspection(found: Inspection) -> RenderableType:
         more = f", and {found.cost.uncounted} operators inside control flow" if found.cost.uncounted else ""
         table.add_row(
             "cost",
-            f"{found.cost.macs / 1e6:,.1f} M multiply-accumulates{more}, "
+            f"{found.cost.macs / 1e6:,.3g} M multiply-accumulates{more}, "
             f"{size(found.cost.activation_bytes)} of activations, at {shapes}",
         )
     else:
@@ -160,7 +160,9 @@ def bundle_inspection(found: BundleInspection) -> RenderableType:
     table.add_column()
     table.add_row(
         "bundle",
-        f"{manifest['name']} {manifest['version']}, made {manifest['created']} by edgepack {manifest['edgepack']}",
+        escape(
+            f"{manifest['name']} {manifest['version']}, made {manifest['created']} by edgepack {manifest['edgepack']}"
+        ),
     )
     runtime = ", ".join(f"{name} {version}" for name, version in manifest["runtime"].items())
     table.add_row("for", f"{manifest['device']} ({manifest['arch']}), {runtime}")

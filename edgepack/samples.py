@@ -123,13 +123,17 @@ def _archive(path: Path, model: Model, spec: Spec | None) -> Samples:
             for tensor in model.inputs
         }
 
-    one(0)
+    # The rows of a feed are those of the first input, and each has a label of its own.
+    first = model.inputs[0]
+    rows = len(one(0)[first.name]) if first.shape else 1
+    if labels is not None and labels.ndim and len(labels) == len(arrays[first.name]) and steps[first.name]:
+        labels = labels[: count * rows]  # what an incomplete last batch leaves over goes with its labels
     return Samples(
         source=str(path),
         count=count,
         read=one,
         digest=lambda index: _digest(one(index)),
-        labels=_check_labels(labels, count * max(1, max(steps.values())), str(path)),
+        labels=_check_labels(labels, count * rows, str(path)),
         stackable=set(steps.values()) == {1} and _takes_rows(model),
     )
 
@@ -145,15 +149,17 @@ def _rows(array: np.ndarray, index: int, step: int) -> np.ndarray:
 
 def _load(path: Path) -> dict[str, np.ndarray]:
     try:
+        if not zipfile.is_zipfile(path):
+            raise zipfile.BadZipFile(path)
         with np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except ValueError as error:
-        if "pickle" in str(error).lower():
+        if "Object arrays" in str(error):
             raise SamplesError(
                 f"{path} holds Python objects, which are never loaded", "save plain arrays with np.savez"
             ) from error
         raise UnreadableSample(f"{path} cannot be read: {error}") from error
-    except (OSError, zipfile.BadZipFile, EOFError, KeyError) as error:
+    except Exception as error:  # a damaged archive raises many kinds
         raise UnreadableSample(f"{path} cannot be read: it is damaged or no .npz file") from error
 
 
@@ -193,6 +199,8 @@ def _pixel_array(
             f"{path}: --preprocess is for images: one array of uint8 pixels, not {array.dtype}",
             "leave --preprocess out if the arrays are ready for the model",
         )
+    if array.ndim == 3:
+        array = array[..., None]
     if array.ndim == 4 and array.shape[1] in (1, 3) and array.shape[3] not in (1, 3):
         array = array.transpose(0, 2, 3, 1)
     if array.ndim not in (3, 4) or (array.ndim == 4 and array.shape[3] not in (1, 3)):
@@ -204,7 +212,11 @@ def _pixel_array(
 
 
 def _folder(path: Path, model: Model, spec: Spec | None, classes: list[str] | None) -> Samples:
-    files = sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
+    files = sorted(
+        file
+        for file in path.rglob("*")
+        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(path).parts)
+    )
     arrays = [file for file in files if file.suffix.lower() in (".npy", ".npz")]
     images = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
     if not arrays and not images:
@@ -229,7 +241,8 @@ def _array_files(path: Path, files: list[Path], model: Model) -> Samples:
             arrays = _named(_load(file), model, str(file))
         else:
             try:
-                arrays = _named({"": np.load(file, allow_pickle=False)}, model, str(file))
+                with file.open("rb") as content:
+                    arrays = _named({"": np.lib.format.read_array(content, allow_pickle=False)}, model, str(file))
             except (OSError, ValueError, EOFError) as error:
                 raise UnreadableSample(f"{file} cannot be read: {error}") from error
         feed = {}
@@ -249,11 +262,11 @@ def _image_labels(path: Path, images: list[Path], classes: list[str] | None) -> 
     table = path / "labels.csv"
     if table.is_file():
         try:
-            with table.open(newline="", encoding="utf-8") as file:
+            with table.open(newline="", encoding="utf-8-sig") as file:
                 rows = [row for row in csv.reader(file) if row and not row[0].startswith("#")]
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise LabelsError(f"{table} cannot be read: {error}") from error
-        if rows and not (path / rows[0][0]).is_file():
+        if rows and Path(rows[0][0]).suffix.lower() not in IMAGE_SUFFIXES:
             rows = rows[1:]
         named = []
         for row in rows:
@@ -317,7 +330,13 @@ def _images(
 
     def one(index: int) -> Feed:
         try:
-            return {tensor.name: apply(pixels(index), spec)[None].astype(tensor.dtype, copy=False)}
+            array = apply(pixels(index), spec)[None]
+            exact = array.astype(tensor.dtype, copy=False)
+            if not tensor.is_float and not np.array_equal(exact, array):
+                raise SamplesError(
+                    f"{source}: {tensor} takes no fractions, which this preprocessing gives", "add dtype=uint8 to it"
+                )
+            return {tensor.name: exact}
         except ValueError as error:
             raise SamplesError(f"{source}: sample {index}: {error}") from error
 

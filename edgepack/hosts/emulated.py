@@ -308,8 +308,6 @@ mount -o remount,bind,ro,nosuid,nodev root/sys
 mount -t tmpfs -o mode=1777,nosuid,nodev tmp root/tmp
 mount -t tmpfs -o mode=755,nosuid,nodev run root/run
 mount --bind home root/home/edge
-# The kernel reaps orphans for an init that ignores this signal, and the programs below inherit that.
-trap '' CHLD
 # The number of this process outside, since this /proc is still the outer one.
 read -r pid rest < /proc/self/stat
 if mount -t binfmt_misc binfmt_misc binfmt 2> /dev/null; then
@@ -321,7 +319,8 @@ else
         exit 1
     }
 fi
-exec unshare --root=root --wd=/home/edge /bin/sh -c 'echo "$1"; exec cat' sh "$pid"
+# The kernel reaps orphans for an init that ignores SIGCHLD.
+exec unshare --root=root --wd=/home/edge /bin/sh -c 'trap "" CHLD; echo "$1"; exec cat' sh "$pid"
 """
 
 

@@ -50,7 +50,10 @@ def decode(source):
     if isinstance(source, (bytes, bytearray)):
         source = io.BytesIO(source)
     with Image.open(source) as image:
-        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode.startswith("I"):  # 16 bits a pixel, which convert would cut off at 255
+            upright = Image.fromarray(np.clip(np.asarray(upright) // 256, 0, 255).astype(np.uint8))
+        return np.asarray(upright.convert("RGB"))
 
 
 def apply(pixels, spec):
@@ -96,9 +99,10 @@ def _fit(image, spec):
     height, width = spec["size"]
     if spec["resize"] == "crop":
         short = spec["short"] or max(height, width)
-        ratio = short / min(image.shape[:2])
-        image = _resample(image, [max(short, round(side * ratio)) for side in image.shape[:2]], spec["filter"])
-        top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+        # Rounded as torchvision's Resize and CenterCrop do: models were judged with those.
+        smallest = min(image.shape[:2])
+        image = _resample(image, [int(short * side / smallest) for side in image.shape[:2]], spec["filter"])
+        top, left = round((image.shape[0] - height) / 2), round((image.shape[1] - width) / 2)
         if top < 0 or left < 0:
             raise ValueError("a crop of %dx%d does not fit a shorter side of %d" % (height, width, short))
         return image[top : top + height, left : left + width]
@@ -127,7 +131,8 @@ def _resample(image, size, kind):
 def _weights(source, target, kind):
     """Weights [target, source] of a resampling filter with half-pixel centres."""
     step = source / target
-    centres = (np.arange(target) + 0.5) * step
+    # A running sum, as in Pillow: where a centre falls between two pixels, its rounding decides.
+    centres = np.cumsum(np.append(0.5 * step, np.full(target - 1, step)))
     if kind == "nearest":
         weights = np.zeros((target, source), np.float32)
         weights[np.arange(target), np.minimum(centres.astype(int), source - 1)] = 1

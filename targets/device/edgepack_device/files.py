@@ -54,10 +54,19 @@ def verify_files(folder):
             raise HarnessError(50, "the bundle is incomplete: %s is missing" % name, "copy the bundle again")
         if sha256(path) != listed[name]:
             raise HarnessError(50, "%s has been altered or damaged" % name, "copy the bundle again")
-    tops = {name.split("/", 1)[0] for name in listed} | UNLISTED
-    for name in sorted(os.listdir(folder)):
-        if name not in tops:
+    for name in sorted(unlisted(folder)):
+        if name not in listed:
             raise HarnessError(50, "%s does not belong to the bundle" % name, "move it elsewhere")
+
+
+def unlisted(folder):
+    """The bundle's files by their names in SHA256SUMS, but for those that are never listed."""
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if name not in UNLISTED]
+        for name in files:
+            path = os.path.relpath(os.path.join(parent, name), folder).replace(os.sep, "/")
+            if path not in UNLISTED:
+                yield path
 
 
 def damage(folder):
