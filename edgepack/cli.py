@@ -208,21 +208,18 @@ def inspect(
         _show(found.to_json(), as_json, lambda: _render().inspection(found))
 
 
-devices = typer.Typer(
-    help="The boards that edgepack builds for: list, show, detect, clean.",
-    no_args_is_help=False,
-    invoke_without_command=True,
-)
+devices = typer.Typer(invoke_without_command=True)
 app.add_typer(devices, name="devices")
 
 
-@devices.callback()
-def _devices(context: typer.Context) -> None:
+@devices.callback(epilog="Examples:\n\nedgepack devices\n\nedgepack devices show rpi4@bookworm32")
+def _devices(context: typer.Context, devices_file: DeviceFile = None, as_json: Json = False) -> None:
+    """The boards that edgepack builds for: list (the default), show, detect, clean."""
     if context.invoked_subcommand is None:
-        list_devices()
+        list_devices(devices_file, as_json)
 
 
-@devices.command("list")
+@devices.command("list", epilog="Example:\n\nedgepack devices list --devices boards.yaml --json")
 def list_devices(devices_file: DeviceFile = None, as_json: Json = False) -> None:
     """List the boards, this machine first."""
     from dataclasses import asdict

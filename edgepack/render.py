@@ -165,7 +165,7 @@ def bundle_inspection(found: BundleInspection) -> RenderableType:
         ),
     )
     runtime = ", ".join(f"{name} {version}" for name, version in manifest["runtime"].items())
-    table.add_row("for", f"{manifest['device']} ({manifest['arch']}), {runtime}")
+    table.add_row("for", f"{manifest['device']} ({manifest['requires']['arch']}), {runtime}")
     table.add_row("precision", manifest["precision"])
     for title in ("inputs", "outputs"):
         table.add_row(title, "\n".join(_tensor(tensor) for tensor in manifest[title]))

@@ -22,7 +22,7 @@ from tests.conftest import Run
 from tests.test_config import Answer, Edgepack, run_here
 from tests.test_inspection import small_bundle
 
-COMMANDS = ["build", "bench", "check", "inspect", "devices", "demo"]
+COMMANDS = ["build", "bench", "check", "inspect", "demo", "devices"]
 # The installed script, as its users type it, lies beside the interpreter.
 SCRIPT = str(Path(sys.executable).with_name("edgepack"))
 
@@ -368,7 +368,7 @@ def test_show_completion_from_a_shell() -> None:
 @pytest.mark.parametrize(
     ("line", "completed"),
     [
-        ("build --device rp", {"rpi4", "rpi5"}),
+        ("build --device rpi", {"rpi-zero2w", "rpi3", "rpi4", "rpi5"}),
         ("inspect --device ho", {"host"}),
         ("build --target o", {"onnxruntime", "openvino"}),
         ("inspect --target o", {"onnxruntime", "openvino"}),

@@ -1,296 +1,190 @@
-"""Devices: the file is read strictly, and this machine is recognized from what it says of itself."""
+"""Boards and systems: the file is read strictly, machines are detected by what they say."""
 
 from __future__ import annotations
 
-import os
-import platform
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from edgepack import device, target
-from edgepack._root import DEVICES
-from edgepack.device import PRECISIONS, Device, detect, find, read
+from edgepack import _root, device
 from edgepack.errors import DeviceFileError, UnknownDevice
 
-BOARD: dict[str, Any] = {
+SYSTEM = {"title": "Debian 12", "python": "3.11", "glibc": "2.36"}
+BOARD = {
     "title": "A board",
+    "family": "arm",
     "arch": "aarch64",
-    "cpu": "Cortex-A55",
+    "cpu": "Cortex-A76",
     "cores": 4,
     "memory_mb": 2048,
     "features": ["asimd", "asimddp"],
-    "targets": {"onnxruntime": ["fp32", "int8"], "openvino": ["fp16"]},
+    "systems": ["mine"],
+    "targets": {"onnxruntime": ["fp32", "int8"]},
     "int8_gain": "expected",
     "int8_why": "it has the dot product",
 }
 
 
-def write(path: Path, **changes: object) -> Path:
-    """A device file with one board, some of its keys changed, or left out where the change is `...`."""
-    board = {key: value for key, value in {**BOARD, **changes}.items() if value is not ...}
-    file = path / "boards.yaml"
-    file.write_text(yaml.safe_dump({"mine": board}))
-    return file
+def write(folder: Path, board: dict[str, Any] | None = None, system: dict[str, Any] | None = None) -> Path:
+    path = folder / "boards.yaml"
+    content = {"systems": {"mine": {**SYSTEM, **(system or {})}}, "boards": {"mine": {**BOARD, **(board or {})}}}
+    path.write_text(yaml.safe_dump(content))
+    return path
 
 
-# --- the file -------------------------------------------------------------------------------------------
+def test_three_families_of_at_least_eighteen_boards() -> None:
+    boards = device.read()
+    assert len(boards) >= 18
+    assert {board.family for board in boards.values()} == set(device.FAMILIES)
 
 
-def test_a_board_is_read_as_written(tmp_path: Path) -> None:
-    board = read(write(tmp_path))["mine"]
-    assert board == Device(
-        name="mine",
-        title="A board",
-        arch="aarch64",
-        cpu="Cortex-A55",
-        cores=4,
-        memory_mb=2048,
-        features=("asimd", "asimddp"),
-        targets={"onnxruntime": ("fp32", "int8"), "openvino": ("fp16",)},
-        int8_gain="expected",
-        int8_why="it has the dot product",
-    )
-    assert board.default_target == "onnxruntime"
+def test_every_board_runs_with_each_of_its_systems() -> None:
+    for name, board in device.read().items():
+        for system in board.systems:
+            found = device.find(f"{name}@{system}")
+            assert found.system.name == system and found.system.python and found.system.glibc
 
 
-@pytest.mark.parametrize("key", BOARD)
-def test_a_missing_key_is_named(key: str, tmp_path: Path) -> None:
-    with pytest.raises(DeviceFileError, match=rf"boards\.yaml: board mine: key {key}: missing"):
-        read(write(tmp_path, **{key: ...}))
+def test_a_system_may_be_of_another_width() -> None:
+    assert device.find("rpi4").arch == "aarch64"
+    assert device.find("rpi4@bookworm32").arch == "armv7l"
 
 
-@pytest.mark.parametrize("key", BOARD)
-@pytest.mark.parametrize("value", [None, True, 1.5])
-def test_a_value_of_another_type_is_named(key: str, value: object, tmp_path: Path) -> None:
-    with pytest.raises(DeviceFileError, match=rf"board mine: key {key}: should be"):
-        read(write(tmp_path, **{key: value}))
+def test_the_name_tells_the_system_where_it_is_not_the_usual_one() -> None:
+    assert device.find("rpi4@bookworm").name == "rpi4"
+    assert device.find("orin-nano@jp5.1").name == "orin-nano@jp5.1"
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "words"),
-    [
-        ("arch", "arm64", "x86_64, aarch64, armv7l"),
-        ("int8_gain", "maybe", "expected, measure"),
-        ("cores", 0, "positive"),
-        ("memory_mb", -1, "positive"),
-        ("features", ["neon"], "neon"),
-        ("features", [1], "1"),
-        ("targets", {}, "empty"),
-        ("targets", {"onnxruntime": "int8"}, "onnxruntime"),
-        ("targets", {"onnxruntime": []}, "onnxruntime"),
-        ("targets", {"onnxruntime": ["fp32", "int4"]}, "int4"),
-    ],
+    ("name", "saturates"),
+    [("intel-avx2", True), ("intel-n100", False), ("intel-vnni", False), ("intel-xeon-amx", False), ("rpi4", False)],
 )
-def test_a_wrong_value_is_named(key: str, value: object, words: str, tmp_path: Path) -> None:
-    with pytest.raises(DeviceFileError, match=f"key {key}") as caught:
-        read(write(tmp_path, **{key: value}))
-    assert words in caught.value.message
+def test_cpus_that_add_int8_products_with_saturation(name: str, saturates: bool) -> None:
+    assert device.find(name).saturates is saturates
 
 
 @pytest.mark.parametrize(
-    ("key", "near"), [("titel", "title"), ("memory", "memory_mb"), ("core", "cores"), ("int8_gains", "int8_gain")]
+    ("name", "hint"),
+    [("rpi44", "rpi4"), ("RPI5", "rpi5"), ("orin", "orin-n"), ("zzzz", "known devices: host")],
 )
-def test_an_unknown_key_gets_a_suggestion(key: str, near: str, tmp_path: Path) -> None:
-    with pytest.raises(DeviceFileError, match=f"key {key}: unknown") as caught:
-        read(write(tmp_path, **{key: 1}))
-    assert caught.value.hint == f"did you mean {near}?"
-
-
-@pytest.mark.parametrize("key", [5, True])
-def test_a_key_that_is_no_word_is_unknown(key: object, tmp_path: Path) -> None:
-    (tmp_path / "boards.yaml").write_text(yaml.safe_dump({"mine": {**BOARD, key: 1}}))
-    with pytest.raises(DeviceFileError, match="unknown"):
-        read(tmp_path / "boards.yaml")
-
-
-@pytest.mark.parametrize("text", ["", "[]", "{}", "just words", "a: [", "mine: 5", "mine:"])
-def test_a_file_without_boards(text: str, tmp_path: Path) -> None:
-    (tmp_path / "boards.yaml").write_text(text)
-    with pytest.raises(DeviceFileError, match=r"boards\.yaml"):
-        read(tmp_path / "boards.yaml")
-
-
-def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(DeviceFileError, match="does not exist"):
-        read(tmp_path / "nothing.yaml")
-    with pytest.raises(DeviceFileError, match="cannot be read"):
-        read(tmp_path)
-    (tmp_path / "boards.yaml").write_bytes(b"\xff\xfe\xff")
-    with pytest.raises(DeviceFileError, match="cannot be read"):
-        read(tmp_path / "boards.yaml")
-
-
-# --- the boards that come along -------------------------------------------------------------------------
-
-# From the CPUs' manuals: only the AVX2 machine without VNNI multiplies int8 in pairs of 16 bits.
-SATURATES = {"rpi4": False, "rpi5": False, "intel-avx2": True, "intel-n100": False, "intel-vnni": False}
-
-
-def test_every_board_is_judged_for_saturation() -> None:
-    assert {name: board.saturates for name, board in read().items()} == SATURATES
-
-
-@pytest.mark.parametrize("name", SATURATES)
-def test_boards_name_targets_and_precisions_that_exist(name: str) -> None:
-    for target_name, precisions in read()[name].targets.items():
-        assert set(precisions) <= set(target.load(target_name).PRECISIONS)
-
-
-def test_a_gain_is_expected_only_where_something_brings_it() -> None:
-    for board in read().values():
-        dot_product = {"asimddp", "i8mm", "avx_vnni", "avx512_vnni", "amx_int8", "avx2"} & set(board.features)
-        assert (board.int8_gain == "expected") is bool(dot_product)
-
-
-def test_the_file_holds_each_board_once() -> None:
-    """YAML takes the last of two equal keys without a word."""
-    names = [line.split(":")[0] for line in DEVICES.read_text().splitlines() if line and line[0] not in " #"]
-    assert len(names) == len(set(names)) == len(read())
-
-
-# --- finding --------------------------------------------------------------------------------------------
-
-
-def test_find_gives_the_board() -> None:
-    assert find("rpi5") == read()["rpi5"]
-    assert find("rpi5").title == "Raspberry Pi 5"
-
-
-@pytest.mark.parametrize(
-    ("name", "near"),
-    [("rpi6", "rpi"), ("pi5", "rpi5"), ("rpi-4", "rpi4"), ("n100", "intel-n100"), ("hots", "host"), ("RPI5", "rpi5")],
-)
-def test_an_unknown_board_gets_a_suggestion(name: str, near: str) -> None:
-    with pytest.raises(UnknownDevice, match=f"no device '{name}'") as caught:
-        find(name)
-    assert caught.value.hint.startswith(f"did you mean {near}")
-
-
-def test_a_board_like_none_gets_the_list() -> None:
+def test_an_unknown_board_gets_a_suggestion(name: str, hint: str) -> None:
     with pytest.raises(UnknownDevice) as caught:
-        find("zzzzzz")
-    assert caught.value.hint == "known devices: host, " + ", ".join(read())
+        device.find(name)
+    assert hint in caught.value.hint
 
 
-# --- this machine ---------------------------------------------------------------------------------------
-
-X86 = """processor\t: 0
-vendor_id\t: GenuineIntel
-model name\t: Intel(R) N100
-flags\t\t: fpu vme sse4_2 avx avx2 avx_vnni sha_ni
-bugs\t\t: spectre_v1
-
-processor\t: 1
-model name\t: another
-flags\t\t: fpu
-"""
-ARM = """processor\t: 0
-BogoMIPS\t: 108.00
-Features\t: fp asimd evtstrm aes asimdhp cpuid asimdrdm lrcpc dcpop asimddp
-CPU implementer\t: 0x41
-CPU part\t: 0xd0b
-
-processor\t: 1
-Features\t: fp asimd
-"""
+def test_an_unknown_system_gets_a_suggestion() -> None:
+    with pytest.raises(UnknownDevice) as caught:
+        device.find("rpi4@bokworm")
+    assert "rpi4@bookworm" in caught.value.hint
 
 
-def machine(monkeypatch: pytest.MonkeyPatch, folder: Path, name: str, cpuinfo: str | None) -> Device:
-    """What a machine would be detected as that calls itself `name` and has this /proc/cpuinfo."""
-    file = folder / "cpuinfo"
-    if cpuinfo is not None:
-        file.write_text(cpuinfo)
-    monkeypatch.setattr(platform, "machine", lambda: name)
-    monkeypatch.setattr(device, "Path", lambda _: file)
-    return detect()
+def test_a_device_file_adds_and_replaces(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    boards = device.read(path)
+    assert "mine" in boards and "rpi4" in boards
+    content = yaml.safe_load(path.read_text())
+    content["boards"]["rpi4"] = {**BOARD, "title": "my own Pi"}
+    path.write_text(yaml.safe_dump(content))
+    assert device.find("rpi4", path).title == "my own Pi"
 
 
-def test_an_x86_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    host = machine(monkeypatch, tmp_path, "x86_64", X86)
-    assert (host.name, host.arch, host.cpu) == ("host", "x86_64", "Intel(R) N100")
-    assert host.features == ("avx2", "avx_vnni")
-    assert host.int8_gain == "expected"
-    assert "avx_vnni" in host.int8_why
-    assert host.targets == {"onnxruntime": PRECISIONS, "openvino": PRECISIONS}
-    assert not host.saturates
-
-
-def test_an_arm_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    host = machine(monkeypatch, tmp_path, "aarch64", ARM)
-    assert host.arch == "aarch64"
-    assert set(host.features) == {"asimd", "asimddp", "asimdhp"}
-    assert host.int8_gain == "expected"
-    assert "asimddp" in host.int8_why
-    assert host.targets == {"onnxruntime": PRECISIONS, "openvino": ("fp32", "fp16")}
-    assert not host.saturates
-    assert host.cpu
+def test_a_device_file_may_use_the_systems_of_edgepack(tmp_path: Path) -> None:
+    assert device.find("mine@jammy", write(tmp_path, {"systems": ["bookworm", "jammy"]})).system.glibc == "2.35"
 
 
 @pytest.mark.parametrize(
-    ("flags", "saturates", "gain"),
+    ("board", "words"),
     [
-        ("avx2", True, "expected"),
-        ("sse4_2 avx", True, "measure"),
-        ("avx2 avx_vnni", False, "expected"),
-        ("avx2 avx512f", True, "expected"),
-        ("avx2 avx512f avx512_vnni", False, "expected"),
-        ("avx2 amx_int8", False, "expected"),
-        ("avx2 avx_vnni_int8_of_another_name", True, "expected"),
+        ({"cores": "4"}, ["board mine", "key cores", "int"]),
+        ({"cores": True}, ["key cores"]),
+        ({"cores": 0}, ["key cores", "positive"]),
+        ({"features": ["asimd", "mmx"]}, ["key features", "mmx"]),
+        ({"arch": "sparc"}, ["key arch", "sparc"]),
+        ({"family": "toy"}, ["key family"]),
+        ({"systems": []}, ["key systems", "empty"]),
+        ({"systems": ["plan9"]}, ["key systems", "plan9"]),
+        ({"targets": {"onnxruntime": ["int9"]}}, ["key targets", "int9"]),
+        ({"targets": {"onnxruntime": "int8"}}, ["key targets", "list"]),
+        ({"int8_gain": "maybe"}, ["key int8_gain", "maybe"]),
+        ({"colour": "green"}, ["key colour", "unknown"]),
+        ({"gpu": {"compute": "8.7"}}, ["gpu", "key int8", "missing"]),
     ],
 )
-def test_what_the_flags_of_an_x86_machine_mean(
-    flags: str, saturates: bool, gain: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    host = machine(monkeypatch, tmp_path, "x86_64", f"model name : test\nflags : {flags}\n")
-    assert (host.saturates, host.int8_gain) == (saturates, gain)
+def test_a_wrong_key_is_named_with_its_file_and_board(tmp_path: Path, board: dict[str, Any], words: list[str]) -> None:
+    path = write(tmp_path, board)
+    with pytest.raises(DeviceFileError) as caught:
+        device.read(path)
+    assert all(word in caught.value.message for word in [str(path), *words])
 
 
-def test_an_arm_machine_without_the_dot_product(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    host = machine(monkeypatch, tmp_path, "aarch64", "Features : fp asimd crc32\n")
-    assert host.int8_gain == "measure"
-    assert "no int8 dot product" in host.int8_why
-    assert not host.saturates
+@pytest.mark.parametrize("key", sorted(BOARD))
+def test_a_missing_key_is_named(tmp_path: Path, key: str) -> None:
+    path = write(tmp_path)
+    content = yaml.safe_load(path.read_text())
+    del content["boards"]["mine"][key]
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(DeviceFileError, match=f"board mine: key {key}: missing"):
+        device.read(path)
+
+
+def test_a_misspelt_key_gets_a_suggestion(tmp_path: Path) -> None:
+    with pytest.raises(DeviceFileError) as caught:
+        device.read(write(tmp_path, {"memory": 2048}))
+    assert caught.value.hint == "did you mean memory_mb?"
+
+
+@pytest.mark.parametrize("system", [{"glibc": 2.36}, {"arch": "z80"}, {"kernel": "6.1"}])
+def test_a_wrong_key_of_a_system_is_named(tmp_path: Path, system: dict[str, Any]) -> None:
+    with pytest.raises(DeviceFileError, match=f"system mine: key {next(iter(system))}"):
+        device.read(write(tmp_path, system=system))
+
+
+@pytest.mark.parametrize("text", ["", "boards: [rpi4]", "just words", "boards: {a: 1}", "{", "bords: {}"])
+def test_a_file_that_holds_no_boards_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "boards.yaml").write_text(text)
+    with pytest.raises(DeviceFileError):
+        device.read(tmp_path / "boards.yaml")
+    with pytest.raises(DeviceFileError, match="does not exist"):
+        device.read(tmp_path / "none.yaml")
 
 
 @pytest.mark.parametrize(
-    ("name", "arch", "targets"),
+    ("machine", "flags", "features", "gain", "saturates"),
     [
-        ("AMD64", "x86_64", {"onnxruntime", "openvino"}),
-        ("arm64", "aarch64", {"onnxruntime", "openvino"}),
-        ("armv7l", "armv7l", {"onnxruntime"}),
-        ("armv8l", "armv7l", {"onnxruntime"}),
-        ("riscv64", "riscv64", {"onnxruntime"}),
+        ("x86_64", "fpu sse4_2 avx2", ("avx2",), "expected", True),
+        ("AMD64", "avx2 avx_vnni", ("avx2", "avx_vnni"), "expected", False),
+        ("aarch64", "fp asimd crc32", ("asimd",), "measure", False),
+        ("arm64", "fp asimd asimdhp asimddp", ("asimd", "asimddp", "asimdhp"), "expected", False),
     ],
 )
-def test_machines_under_other_names_and_without_cpuinfo(
-    name: str, arch: str, targets: set[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_a_machine_is_judged_by_its_flags(
+    machine: str, flags: str, features: tuple[str, ...], gain: str, saturates: bool
 ) -> None:
-    host = machine(monkeypatch, tmp_path, name, None)
-    assert host.arch == arch
-    assert set(host.targets) == targets
-    assert host.features == ()
-    assert host.int8_gain == "measure"
-    assert host.cpu
+    found = device.from_facts("x", "x", device.Facts(machine=machine, flags=tuple(flags.split())))
+    assert found.features == features and found.int8_gain == gain and found.saturates is saturates
 
 
-def test_cores_are_those_this_process_may_use() -> None:
-    host = detect()
-    assert host.cores == len(os.sched_getaffinity(0))
-    one = {min(os.sched_getaffinity(0))}
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, one)
-    try:
-        assert device.available_cores() == 1
-    finally:
-        os.sched_setaffinity(0, before)
+def test_this_machine_is_detected() -> None:
+    import platform
+
+    found = device.find("host")
+    assert found.arch == device.architecture(platform.machine())
+    assert found.cores == device.available_cores() and found.memory_mb > 256
+    assert found.system.python == ".".join(platform.python_version_tuple()[:2])
 
 
-def test_this_machine_is_a_board_like_others() -> None:
-    host = find("host")
-    assert host == detect()
-    assert host.memory_mb > 100
-    assert set(host.features) <= set(device.FEATURES)
-    assert host.title == f"this machine ({host.cpu})"
+def test_a_detected_profile_can_be_pasted_into_a_file(tmp_path: Path) -> None:
+    facts = device.Facts(machine="aarch64", cpu="Cortex-A72", flags=("asimd",), cores=4, python="3.11", glibc="2.36")
+    found = device.from_facts("my-pi", "a Pi", facts)
+    (tmp_path / "boards.yaml").write_text(device.profile(found))
+    again = device.find("my-pi", tmp_path / "boards.yaml")
+    assert again.features == found.features and again.targets == found.targets
+    assert again.system.python == "3.11" and again.system.glibc == "2.36"
+
+
+def test_the_file_of_edgepack_says_what_its_keys_mean() -> None:
+    head = _root.DEVICES.read_text(encoding="utf-8").partition("\nsystems:")[0]
+    assert all(key in head for key in [*BOARD, "gpu", "note", "python", "glibc"])

@@ -176,7 +176,7 @@ def test_nothing_is_in_the_way_of_a_convnet(board: str, look: Callable[..., Insp
 
 def test_a_target_that_the_board_does_not_run(look: Callable[..., Inspection]) -> None:
     found = look(models.convnet(), device="rpi4", target_name="openvino")
-    assert found.obstacles == [("rpi4 does not run openvino", "it runs onnxruntime")]
+    assert found.obstacles == [("rpi4 does not run openvino", "it runs onnxruntime, tflite")]
 
 
 def test_a_board_where_the_target_has_no_int8(look: Callable[..., Inspection]) -> None:

@@ -41,6 +41,7 @@ _FILES = {
     "hosts": "127.0.0.1 localhost\n::1 localhost\n",
 }
 _HINT = "apt-get install mmdebstrap qemu-user-static"
+_NO_MODE_HINT = "apt-get install uidmap, and give this user a range in /etc/subuid and /etc/subgid; or do it as root"
 
 
 def needed(command: str) -> str:
@@ -67,7 +68,9 @@ def boards_folder() -> Path:
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold `path` as a lock against other processes."""
-    with writing(path), path.open("w") as file:
+    with writing(path):
+        file = path.open("w")
+    with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -82,7 +85,8 @@ def board_root(architecture: str, suite: str) -> Path:
     if not root.is_dir():
         with locked(root.with_name(f"{root.name}.lock")):
             if not root.is_dir():
-                _build(root, architecture, suite)
+                with writing(root):
+                    _build(root, architecture, suite)
     return root
 
 
@@ -151,7 +155,8 @@ def _run(command: list[str], failure: str, hint: str) -> None:
             raise
     if process.returncode:
         lines = said.strip().splitlines() or [f"{command[0]} ended with exit code {process.returncode}"]
-        raise HostError(f"{failure}: {next((line for line in lines if line.startswith('E: ')), lines[-1])}", hint)
+        why = next((line for line in lines if line.startswith("E: ")), lines[-1])
+        raise HostError(f"{failure}: {why}", _NO_MODE_HINT if "chroot mode" in why else hint)
 
 
 def remove(folder: Path) -> None:

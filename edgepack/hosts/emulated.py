@@ -319,8 +319,8 @@ else
         exit 1
     }
 fi
-# The kernel reaps orphans for an init that ignores SIGCHLD.
-exec unshare --root=root --wd=/home/edge /bin/sh -c 'trap "" CHLD; echo "$1"; exec cat' sh "$pid"
+# The kernel reaps orphans for an init that ignores SIGCHLD. (dash cannot ignore it.)
+exec unshare --root=root --wd=/home/edge /bin/bash -c 'trap "" CHLD; echo "$1"; exec cat' sh "$pid"
 """
 
 
