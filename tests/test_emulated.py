@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import io
 import os
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -14,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import numpy as np
@@ -104,7 +106,7 @@ deb http://tool.invalid/linux bookworm stable
 @pytest.fixture
 def apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv(board_root.SOURCES, raising=False)
-    monkeypatch.setattr(board_root.platform, "freedesktop_os_release", lambda: {"VERSION_CODENAME": "bookworm"})
+    monkeypatch.setattr("platform.freedesktop_os_release", lambda: {"VERSION_CODENAME": "bookworm"})
     folder = tmp_path / "apt"
     (folder / "sources.list.d").mkdir(parents=True)
     return folder
@@ -359,11 +361,11 @@ def test_time_is_up_for_the_script_but_not_for_jobs(board: Board) -> None:
     there = board("qemu:cortex-a72")
     start = time.monotonic()
     with pytest.raises(HostLost, match="no answer in 1 s"):
-        there.run("setsid sleep 4321 > /dev/null 2>&1 & sleep 1234", timeout=1)
+        there.run("setsid sleep 4321 > /dev/null 2>&1 & echo $! > job; sleep 1234", timeout=1)
     assert time.monotonic() - start < 10
     processes = said(there.run("ps ax"))
     assert "sleep 1234" not in processes and "sleep 4321" in processes
-    said(there.run("pkill -f 'sleep 4321'"))
+    said(there.run("kill $(cat job) && rm job"))
 
 
 @pytest.mark.slow
@@ -390,51 +392,67 @@ def test_boards_do_not_see_each_other(board: Board) -> None:
     assert said(first.run("cat mine /tmp/mine; rm mine /tmp/mine")) == "1\n1"
 
 
-@pytest.mark.slow
-def test_nothing_is_left() -> None:
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache with the usual root and no connections but this test's."""
     available("qemu:cortex-a53")
-    before = {*board_root.boards_folder().glob("run-*")}
+    root = board_root.board_root("arm64", "bookworm")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    board_root.boards_folder().joinpath(root.name).symlink_to(root)
+    return board_root.boards_folder()
+
+
+def _running(seconds: int) -> bool:
+    """Is there a process `sleep SECONDS` on this machine?"""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            if f"sleep\0{seconds}\0" in path.read_text(errors="replace"):
+                return True
+    return False
+
+
+@pytest.mark.slow
+def test_nothing_is_left(own_cache: Path) -> None:
+    seconds = 100_000 + os.getpid()
     there = connect("qemu:cortex-a53")
-    assert isinstance(there, Emulated)
-    (folder,) = {*board_root.boards_folder().glob("run-*")} - before
-    said(there.run("mkdir -m 0 locked; touch file; chmod 555 .; setsid sleep 5678 > /dev/null 2>&1 &"))
-    assert "sleep\0005678" in _processes() and str(folder) not in Path("/proc/mounts").read_text()
+    (folder,) = own_cache.glob("run-*")
+    said(there.run("mkdir -m 0 locked; touch file; chmod 555 .; setsid sleep $1 > /dev/null 2>&1 &", [str(seconds)]))
+    assert _running(seconds) and str(folder) not in Path("/proc/mounts").read_text()
     there.close()
     there.close()
-    assert not folder.exists() and "sleep\0005678" not in _processes()
+    assert not folder.exists() and not _running(seconds)
     with pytest.raises(HostLost, match="has stopped"):
         there.run("true")
 
 
-def _processes() -> str:
-    texts = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            texts.append(path.read_text(errors="replace"))
-        except OSError:
-            continue
-    return "\n".join(texts)
+@pytest.mark.slow
+def test_a_killed_edgepack_leaves_nothing_for_long(own_cache: Path) -> None:
+    seconds = 200_000 + os.getpid()
+    code = (
+        "import os, signal, sys; from edgepack.hosts import connect\n"
+        "board = connect('qemu:cortex-a53')\n"
+        "board.run('setsid sleep $1 > /dev/null 2>&1 & echo $!', sys.argv[1:])\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(seconds)], capture_output=True, timeout=60)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    until = time.monotonic() + 5
+    while _running(seconds) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not _running(seconds)
+    (left,) = own_cache.glob("run-*")
+    with closing(Emulated("qemu:cortex-a53")):
+        assert not left.exists()
+    assert not list(own_cache.glob("run-*"))
 
 
 @pytest.mark.slow
-def test_a_killed_edgepack_leaves_nothing_for_long() -> None:
-    available("qemu:cortex-a53")
-    code = (
-        "import os, signal; from edgepack.hosts import connect\n"
-        "board = connect('qemu:cortex-a53'); board.run('setsid sleep 8765 > /dev/null 2>&1 &')\n"
-        "print(os.fspath(board._init.args[6 + 5]), flush=True); os.kill(os.getpid(), signal.SIGKILL)"
-    )
-    before = {*board_root.boards_folder().glob("run-*")}
-    subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60)
-    for _ in range(50):
-        if "sleep\0008765" not in _processes():
-            break
-        time.sleep(0.1)
-    else:
-        pytest.fail("the board lives on")
-    with closing(Emulated("qemu:cortex-a53")):
-        pass
-    assert {*board_root.boards_folder().glob("run-*")} <= before
+def test_a_forgotten_board_is_closed(own_cache: Path) -> None:
+    there = Emulated("qemu:cortex-a53")
+    first = there._init
+    del there
+    gc.collect()
+    assert first.poll() is not None and not list(own_cache.glob("run-*"))
 
 
 @pytest.mark.slow
@@ -526,7 +544,8 @@ def answer(there: Emulated, proto: onnx.ModelProto, feed: dict[str, np.ndarray])
             file.seek(0)
             said(there.run('cat > "work/$1"', [name], stdin=file))
     said(there.run('cd work && PYTHONPATH=../lib python3 -c "$1"', [RUN], timeout=300))
-    return np.load(io.BytesIO(there.run("cat work/y.npy").stdout))
+    result: np.ndarray = np.load(io.BytesIO(there.run("cat work/y.npy").stdout))
+    return result
 
 
 @pytest.fixture(scope="session")

@@ -189,8 +189,21 @@ def test_addresses(url: str, target: str, port: int | None) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["ssh://", "ssh://-oProxyCommand=id", "ssh://-l@board", "ssh://pi:word@board", "ssh://board/path", "ssh://a b"]
-    + ["ssh://board:0", "ssh://board:99999", "ssh://board:x", "ssh://board;id", "ssh://pi@"],
+    [
+        "ssh://",
+        "ssh://-oProxyCommand=id",
+        "ssh://-l@board",
+        "ssh://pi:word@board",
+        "ssh://board/path",
+        "ssh://board:0",
+        "ssh://board:99999",
+        "ssh://board:x",
+        "ssh://board;id",
+        "ssh://$(id)",
+        "ssh://a b",
+        "ssh://pi@",
+        "ssh://[board]",
+    ],
 )
 def test_what_is_no_address(url: str) -> None:
     with pytest.raises(UsageError) as caught:
@@ -218,10 +231,8 @@ def refusal(url: str, seconds: float = 5.0) -> HostError:
 
 
 def test_a_refused_key(device: SshDevice, tmp_path: Path) -> None:
-    (device.folder / "user_key").write_text(key(tmp_path / "other").read_text())
-    (device.folder / "user_key.pub").write_text((tmp_path / "other.pub").read_text())
-    with loopback(_folder(tmp_path / "second")) as second:
-        os.environ[OPTIONS_VARIABLE] = f"-F {device.config} -o UserKnownHostsFile={second.known_hosts}"
+    with loopback(_folder(tmp_path / "second")) as second, pytest.MonkeyPatch.context() as patch:
+        patch.setenv(OPTIONS_VARIABLE, f"-F {device.config} -o UserKnownHostsFile={second.known_hosts}")
         error = refusal(second.url)
     assert "Permission denied" in error.message and f"ssh-copy-id -p {second.port}" in error.hint
 
@@ -419,13 +430,13 @@ def test_ctrl_c_leaves_nothing_running_there(device: SshDevice, client: Client, 
 
 
 def test_ctrl_c_while_a_job_is_being_started(device: SshDevice, client: Client) -> None:
-    for delay in (0.0, 0.02, 0.05):
+    for delay in (0.0, 0.03):
         process = client("remote.root; print('on', flush=True); remote.start('job', 'sleep 400'); remote.wait('job')")
         assert process.stdout is not None and process.stdout.readline() == "on\n"
         time.sleep(delay)
         os.killpg(process.pid, signal.SIGINT)
         process.communicate(timeout=6)
-        assert not eventually(lambda: jobs(device), 0.4)
+        assert not eventually(lambda: jobs(device), 0.3)
 
 
 def test_ctrl_c_with_no_way_to_the_board_says_so(device: SshDevice, host: Ssh) -> None:
@@ -508,14 +519,14 @@ def test_a_job_that_fills_the_disk(small_disk: SshDevice, host: Ssh) -> None:
 def test_a_link_cut_during_an_upload(linked: tuple[SshDevice, Link], tmp_path: Path) -> None:
     device, link = linked
     host = Ssh(device.url)
-    source = a_file(tmp_path / "source", 96 * MEGABYTE)
+    source = a_file(tmp_path / "source", 64 * MEGABYTE)
     timers: list[threading.Timer] = []
     steps: list[int] = []
 
     def progress(what: str, done: int, total: int) -> None:
         steps.append(done)
         if done > total / 2 and not timers:
-            timers.extend([threading.Timer(0.05, link.cut), threading.Timer(5.0, link.mend)])
+            timers.extend([threading.Timer(0.03, link.cut), threading.Timer(5.0, link.mend)])
             for timer in timers:
                 timer.start()
 

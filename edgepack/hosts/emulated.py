@@ -49,12 +49,13 @@ ARCHES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Cpu:
-    """A CPU: `uname -m`, what QEMU calls it, and the features and other lines of /proc/cpuinfo."""
+    """A CPU: `uname -m`, what QEMU calls it, the features and other lines of /proc/cpuinfo, ARM's id register."""
 
     arch: str
     model: str
     features: str
     lines: tuple[str, ...]
+    midr: int = 0
 
     def cpuinfo(self, cores: Sequence[int]) -> str:
         """/proc/cpuinfo of a machine with these cores."""
@@ -63,15 +64,16 @@ class Cpu:
         return "".join(f"processor\t: {core}\n{lines}\n" for core in cores)
 
 
-def _arm(model: str, arch: str, features: str, part: str, variant: int, revision: int) -> Cpu:
+def _arm(model: str, arch: str, features: str, part: int, variant: int, revision: int) -> Cpu:
     lines = (
         "CPU implementer\t: 0x41",
         f"CPU architecture: {8 if arch == 'aarch64' else 7}",
         f"CPU variant\t: {variant:#x}",
-        f"CPU part\t: {part}",
+        f"CPU part\t: {part:#x}",
         f"CPU revision\t: {revision}",
     )
-    return Cpu(arch=arch, model=model, features=features, lines=lines)
+    midr = 0x41 << 24 | variant << 20 | 0xF << 16 | part << 4 | revision
+    return Cpu(arch=arch, model=model, features=features, lines=lines, midr=midr)
 
 
 # The features are those that QEMU gives each model (its AT_HWCAP, its cpuid), not those of one maker's chip.
@@ -84,13 +86,13 @@ _HASWELL = (
     " abm fsgsbase bmi1 avx2 smep bmi2 erms xsaveopt"
 )
 CPUS = {
-    "cortex-a53": _arm("cortex-a53", "aarch64", _V8, "0xd03", 0, 4),
-    "cortex-a57": _arm("cortex-a57", "aarch64", _V8, "0xd07", 1, 0),
-    "cortex-a72": _arm("cortex-a72", "aarch64", _V8, "0xd08", 0, 3),
-    "cortex-a76": _arm("cortex-a76", "aarch64", _V8_2, "0xd0b", 4, 1),
-    "neoverse-n1": _arm("neoverse-n1", "aarch64", _V8_2, "0xd0c", 4, 1),
-    "cortex-a7": _arm("cortex-a7", "armv7l", _V7, "0xc07", 0, 5),
-    "cortex-a15": _arm("cortex-a15", "armv7l", _V7, "0xc0f", 2, 1),
+    "cortex-a53": _arm("cortex-a53", "aarch64", _V8, 0xD03, 0, 4),
+    "cortex-a57": _arm("cortex-a57", "aarch64", _V8, 0xD07, 1, 0),
+    "cortex-a72": _arm("cortex-a72", "aarch64", _V8, 0xD08, 0, 3),
+    "cortex-a76": _arm("cortex-a76", "aarch64", _V8_2, 0xD0B, 4, 1),
+    "neoverse-n1": _arm("neoverse-n1", "aarch64", _V8_2, 0xD0C, 4, 1),
+    "cortex-a7": _arm("cortex-a7", "armv7l", _V7, 0xC07, 0, 5),
+    "cortex-a15": _arm("cortex-a15", "armv7l", _V7, 0xC0F, 2, 1),
     "haswell": Cpu(
         arch="x86_64",
         # Without what QEMU cannot do in user mode, of which it would warn in every process.
@@ -255,23 +257,26 @@ def _prepare(folder: Path, cpu: Cpu, interpreter: Path) -> None:
         file.write(b"Q")
     cores = sorted(os.sched_getaffinity(0))
     (folder / "cpuinfo").write_text(cpu.cpuinfo(cores))
-    for name, text in _sys(cores).items():
+    for name, text in _sys(cpu, cores).items():
         path = folder / "sys/devices/system" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"{text}\n")
 
 
-def _sys(cores: Sequence[int]) -> dict[str, str]:
-    """The files of /sys/devices/system that runtimes count cores by."""
-    every = ",".join(map(str, cores))
-    mask = f"{sum(1 << core for core in cores):x}"
+def _sys(cpu: Cpu, cores: Sequence[int]) -> dict[str, str]:
+    """The files of /sys/devices/system that runtimes count cores by; OpenVINO crashes without them."""
+    every, whole = ",".join(map(str, cores)), f"{sum(1 << core for core in cores):x}"
     files = dict.fromkeys(("cpu/possible", "cpu/present", "cpu/online", "node/node0/cpulist"), every)
-    files |= {"node/possible": "0", "node/online": "0", "node/has_cpu": "0", "node/node0/cpumap": mask}
+    files |= {"node/possible": "0", "node/online": "0", "node/has_cpu": "0", "node/node0/cpumap": whole}
     for core in cores:
         topology = f"cpu/cpu{core}/topology"
-        files |= {f"{topology}/{name}_list": str(core) for name in ("core_cpus", "thread_siblings")}
-        files |= {f"{topology}/{name}_list": every for name in ("package_cpus", "core_siblings")}
         files |= {f"{topology}/physical_package_id": "0", f"{topology}/core_id": str(core)}
+        for name in ("core_cpus", "thread_siblings"):
+            files |= {f"{topology}/{name}": f"{1 << core:x}", f"{topology}/{name}_list": str(core)}
+        for name in ("package_cpus", "core_siblings"):
+            files |= {f"{topology}/{name}": whole, f"{topology}/{name}_list": every}
+        if cpu.midr:
+            files[f"cpu/cpu{core}/regs/identification/midr_el1"] = f"{cpu.midr:#018x}"
     return files
 
 
