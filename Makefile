@@ -5,7 +5,7 @@ BIN := .venv/bin
 .PHONY: demo test test-torch lint clean
 
 demo: .venv/ready-demo
-	$(BIN)/edgepack demo
+	$(BIN)/edgepack demo --force
 	$(BIN)/edgepack bench demo-out
 
 test: .venv/ready-dev lint

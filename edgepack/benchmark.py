@@ -40,9 +40,9 @@ def bench(
         BrokenBundle, WrongOutput, RunFailed, HostError, UnfitHost.
     """
     if not 0 < seconds < float("inf"):
-        raise UsageError("--seconds should be positive")
+        raise UsageError("--seconds should be positive", "2 is the default")
     if threads is not None and threads < 1:
-        raise UsageError("--threads should be 1 or more")
+        raise UsageError("--threads should be 1 or more", "leave it out to take all cores")
     arguments = ["--seconds", str(seconds), *(["--threads", str(threads)] if threads is not None else [])]
     return _harness(Path(path), on, "bench", arguments, progress)
 
@@ -58,7 +58,7 @@ def check(path: str | Path, *, on: str = "local", progress: Progress = _quiet) -
 
 def _harness(path: Path, on: str, command: str, arguments: list[str], progress: Progress) -> dict[str, Any]:
     with bundle.opened(path) as folder:
-        manifest = bundle.read_whole_manifest(folder)
+        manifest = bundle.verify(folder)
         if on == "local":
             progress("checking" if command == "check" else "checking and timing", 0, 0)
             only = local.runtime_of(manifest)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import shutil
+import signal
 import tarfile
 import tempfile
+import threading
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
 from edgepack import _root
-from edgepack.errors import BrokenBundle, OutputExists, writing
+from edgepack.errors import FULL, BrokenBundle, OutputExists, WriteFailed, writing
 from edgepack.metric import harness
 
 MANIFEST = "manifest.json"
@@ -46,15 +51,34 @@ def check_output(output: Path, force: bool) -> None:
     Raises:
         OutputExists: something is there, and it is no bundle that --force may replace.
     """
-    for path in (output, archive_path(output)):
-        if not path.exists() and not path.is_symlink():
+    if output.name in ("", ".."):
+        raise OutputExists(f"{output} exists and cannot become a bundle", "choose another place with -o")
+    for path, is_ours in ((output, _is_bundle), (archive_path(output), _is_archive)):
+        if not os.path.lexists(path):
             continue
         if not force:
             raise OutputExists(f"{path} exists", "choose another place with -o, or add --force to replace it")
-    if output.exists() and not (output / MANIFEST).is_file():
-        raise OutputExists(
-            f"{output} exists and is no bundle, so --force leaves it alone", "choose another place with -o"
-        )
+        if not is_ours(path):
+            raise OutputExists(
+                f"{path} exists and is no bundle, so --force leaves it alone", "choose another place with -o"
+            )
+
+
+def _is_bundle(path: Path) -> bool:
+    """A manifest of ours and its checksums: other programs write a manifest.json, too."""
+    try:
+        return bool(read_manifest(path)) and (path / harness().SUMS).is_file()
+    except BrokenBundle:
+        return False
+
+
+def _is_archive(path: Path) -> bool:
+    try:
+        with tarfile.open(path) as tar:
+            names = {PurePosixPath(name).name for name in tar.getnames()}
+    except (tarfile.TarError, EOFError, OSError, zlib.error):
+        return False
+    return {MANIFEST, harness().SUMS, "harness.py"} <= names
 
 
 def archive_path(output: Path) -> Path:
@@ -70,27 +94,60 @@ def atomic_folder(output: Path) -> Iterator[Path]:
     Raises:
         WriteFailed: the disk is full, or the place cannot be written.
     """
-    with writing(output):
-        output.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".partial", dir=output.parent))
+    new_parents = [parent for parent in output.parents if not os.path.lexists(parent)]
+    scratch = None
     try:
         with writing(output):
+            output.parent.mkdir(parents=True, exist_ok=True)
+            scratch = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".partial", dir=output.parent))
             built = scratch / output.name
             built.mkdir()
             yield built
-            archive = archive_path(built)
-            if output.exists():
-                output.rename(scratch / "replaced")
-            try:
-                built.rename(output)
-            except OSError:
-                if (scratch / "replaced").exists():
-                    (scratch / "replaced").rename(output)
-                raise
-            if archive.exists():
-                archive.replace(archive_path(output))
+            with _undisturbed():
+                _swap(built, output, scratch / "replaced")
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        with _undisturbed():
+            if scratch is not None:
+                shutil.rmtree(scratch, ignore_errors=True)
+            for parent in new_parents:
+                with contextlib.suppress(OSError):  # not empty: the bundle is in it
+                    parent.rmdir()
+
+
+def _swap(built: Path, output: Path, replaced: Path) -> None:
+    """Put the new folder and its archive in place; whatever goes wrong, the old folder is there again."""
+    try:
+        if output.exists():
+            output.rename(replaced)
+        built.rename(output)
+        if archive_path(built).exists():
+            archive_path(built).replace(archive_path(output))
+    except BaseException:
+        if replaced.exists():
+            if output.exists():
+                output.rename(built)
+            replaced.rename(output)
+        elif not built.exists():
+            output.rename(built)
+        raise
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Ctrl-C and SIGTERM wait until the block is done."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    waiting: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda number, frame: waiting.append(number)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+        if waiting:
+            signal.raise_signal(waiting[0])
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -141,7 +198,6 @@ def pack(folder: Path) -> Path:
 
     target = archive_path(folder)
     with (
-        writing(target),
         target.open("wb") as raw,
         gzip.GzipFile(fileobj=raw, mode="wb", filename="", mtime=0, compresslevel=6) as zipped,
         tarfile.open(fileobj=zipped, mode="w") as tar,
@@ -172,7 +228,12 @@ def opened(path: Path) -> Iterator[Path]:
         try:
             with tarfile.open(path) as tar:
                 tar.extractall(scratch, filter="data")
-        except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+        except (tarfile.TarError, EOFError, OSError, ValueError, zlib.error) as error:
+            if isinstance(error, OSError) and error.errno in FULL:
+                raise WriteFailed(
+                    f"no space left in {scratch} while unpacking {path}",
+                    "free some space, or let TMPDIR name another place",
+                ) from error
             raise BrokenBundle(f"{path} is no bundle, or is damaged", "copy it again") from error
         folders = [folder for folder in Path(scratch).iterdir() if (folder / MANIFEST).is_file()]
         if len(folders) != 1:
@@ -194,7 +255,7 @@ def read_manifest(folder: Path) -> Manifest:
     except (OSError, ValueError) as error:
         raise BrokenBundle(f"{folder / MANIFEST} cannot be read", "build or copy the bundle again") from error
     if not isinstance(manifest, dict) or not isinstance(manifest.get("format"), int):
-        raise BrokenBundle(f"{folder / MANIFEST} is not a bundle's manifest")
+        raise BrokenBundle(f"{folder / MANIFEST} is not a bundle's manifest", "build or copy the bundle again")
     if manifest["format"] > harness().FORMAT:
         raise BrokenBundle(f"{folder} has format {manifest['format']}, newer than this edgepack", "update edgepack")
     return manifest
@@ -210,6 +271,19 @@ def read_whole_manifest(folder: Path) -> Manifest:
     if missing:
         raise BrokenBundle(f"{folder / MANIFEST} lacks {', '.join(missing)}", "build or copy the bundle again")
     return manifest
+
+
+def verify(folder: Path) -> Manifest:
+    """The manifest, once every file is as it was built. This edgepack's own code judges, none of the bundle's.
+
+    Raises:
+        BrokenBundle: as read_whole_manifest, or a file is missing, altered, or does not belong there.
+    """
+    read_manifest(folder)
+    damage = harness().damage(str(folder))
+    if damage:
+        raise BrokenBundle(damage, "build or copy the bundle again")
+    return read_whole_manifest(folder)
 
 
 def folder_bytes(folder: Path) -> int:

@@ -98,7 +98,8 @@ def make(given: Ingredients, precision: str, folder: Path, seconds: float, progr
     baseline = _baseline_runs(plan, folder)
     if baseline:
         notes.append(baseline)
-    manifest = _manifest(given, precision, f"model/{file}", terms, runtime.versions(), not baseline)
+    original = None if baseline else folder / bundle.BASELINE / "original.onnx"
+    manifest = _manifest(given, precision, f"model/{file}", terms, runtime.versions(), original)
     bundle.seal(folder, manifest)
 
     progress("verifying in a fresh process", 0, 0)
@@ -162,7 +163,7 @@ def _manifest(
     file: str,
     terms: list[dict[str, Any]],
     versions: dict[str, str],
-    with_baseline: bool,
+    original: Path | None,
 ) -> bundle.Manifest:
     plan = given.plan
     spec = given.data.spec if given.data is not None else None
@@ -184,7 +185,7 @@ def _manifest(
             "int8_dot_product": precision == "int8" and plan.device.arch == "x86_64" and plan.scheme.weight_bits == 8,
         },
         "model": {"file": file},
-        "baseline": {"file": f"{bundle.BASELINE}/original.onnx"} if with_baseline else None,
+        "baseline": None if original is None else _baseline(original),
         "inputs": [_tensor(tensor) for tensor in given.clean.inputs],
         "outputs": [_tensor(tensor) for tensor in given.clean.outputs],
         "metadata": dict(given.original.ir.metadata_props),
@@ -193,6 +194,11 @@ def _manifest(
         "calibration": None if given.data is None else {"samples": given.data.count},
         "golden": {"synthetic": given.synthetic, "samples": len(given.golden), "outputs": terms},
     }
+
+
+def _baseline(original: Path) -> dict[str, str]:
+    """With a checksum of its own: it does not go to the device, so SHA256SUMS does not list it."""
+    return {"file": f"{bundle.BASELINE}/{original.name}", "sha256": harness().sha256(str(original))}
 
 
 def _measured(folder: Path, quality: Quality | None) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgepack.errors import INTERNAL_ERROR, EdgepackError, Interrupted, UsageError
+from edgepack.errors import FULL, INTERNAL_ERROR, EdgepackError, Interrupted, UsageError, WriteFailed
 
 if TYPE_CHECKING:
     from edgepack.candidate import Progress
@@ -281,13 +281,14 @@ def clean_device(on: On, as_json: Json = False) -> None:
 def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Where the bundle goes.")] = Path("demo-out"),
     target: Annotated[str, typer.Option(help="The runtime.", autocompletion=lambda: _targets())] = "onnxruntime",
+    force: Annotated[bool, typer.Option("--force", help="Replace a bundle that is there.")] = False,
     as_json: Json = False,
 ) -> None:
     """The whole line on a real model: a Fashion-MNIST classifier becomes a quantized, benchmarked bundle."""
     from edgepack.demo import run
 
     with _progress() as progress:
-        built = run(output, target=target, progress=progress)
+        built = run(output, target=target, force=force, progress=progress)
     _show(built.to_json(), as_json, lambda: _render().build_report(built))
     if not as_json:
         typer.echo(f"\nnext: edgepack bench {output}    edgepack inspect {output}    python {output}/harness.py check")
@@ -390,9 +391,17 @@ def main() -> None:
             raise
         _complain(error.message, error.hint)
         sys.exit(error.exit_code)
+    except SystemExit as leaving:  # typer makes one of a KeyboardInterrupt that came before the work began
+        if leaving.code == Interrupted.exit_code:
+            _complain("interrupted", "nothing was written")
+        raise
     except BrokenPipeError:  # the reader, such as `head`, has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_stdout()
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in FULL:
+            _complain(f"no space left while writing {error.filename or 'the results'}", "free some space")
+            _drop_stdout()
+            sys.exit(WriteFailed.exit_code)
         if debug:
             raise
         text = str(error).strip().splitlines()
@@ -401,6 +410,11 @@ def main() -> None:
             "run it again with EDGEPACK_DEBUG=1 and report the traceback",
         )
         sys.exit(INTERNAL_ERROR)
+
+
+def _drop_stdout() -> None:
+    """What is still buffered goes nowhere; Python would complain about it on its way out."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _complain(message: str, hint: str) -> None:

@@ -27,9 +27,11 @@ def read(path: Path, parameters: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     try:
         given = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise UsageError(f"{path} does not exist") from error
+        raise UsageError(f"{path} does not exist", "give the path of a YAML file") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+        raise UsageError(
+            f"{path} cannot be read: {' '.join(str(error).split())}", "write one flag a line, such as `device: rpi5`"
+        ) from error
     if not isinstance(given, dict):
         raise UsageError(f"{path} is not a table of flags", "write one flag a line, such as `device: rpi5`")
     by_flag = {

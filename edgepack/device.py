@@ -157,9 +157,11 @@ def _read_file(path: Path, systems: dict[str, System], boards: dict[str, dict[st
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise DeviceFileError(f"{path} does not exist") from error
+        raise DeviceFileError(f"{path} does not exist", "give the path of a device file") from error
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise DeviceFileError(f"{path} cannot be read: {error}") from error
+        raise DeviceFileError(
+            f"{path} cannot be read: {error}", "it should be YAML; see the shipped devices.yaml"
+        ) from error
     if not isinstance(content, dict) or not isinstance(content.get("boards"), dict) or not content["boards"]:
         raise DeviceFileError(f"{path} holds no boards", "boards: is a table, each board a name with its keys below it")
     for key in content:
@@ -181,17 +183,19 @@ def _check_board(where: str, board: Any, systems: Mapping[str, System]) -> None:
         _check_choice(where, key, board[key], allowed)
     for key in ("cores", "memory_mb"):
         if board[key] < 1:
-            raise DeviceFileError(f"{where}: key {key}: should be positive")
+            raise DeviceFileError(f"{where}: key {key}: should be positive", f"it is {board[key]}")
     for feature in board["features"]:
         _check_choice(where, "features", feature, FEATURES)
     for key in ("systems", "targets"):
         if not board[key]:
-            raise DeviceFileError(f"{where}: key {key}: is empty")
+            raise DeviceFileError(f"{where}: key {key}: is empty", "name one at least")
     for system in board["systems"]:
         _check_choice(where, "systems", system, tuple(systems))
     for target, precisions in board["targets"].items():
         if not isinstance(precisions, list) or not precisions:
-            raise DeviceFileError(f"{where}: key targets: {target} should list precisions")
+            raise DeviceFileError(
+                f"{where}: key targets: {target} should list precisions", f"any of {', '.join(PRECISIONS)}"
+            )
         for precision in precisions:
             _check_choice(where, "targets", precision, PRECISIONS)
     if "gpu" in board:
@@ -200,23 +204,35 @@ def _check_board(where: str, board: Any, systems: Mapping[str, System]) -> None:
 
 def _check_keys(where: str, table: Any, keys: Mapping[str, tuple[type, bool]]) -> None:
     if not isinstance(table, dict):
-        raise DeviceFileError(f"{where}: not a table of keys")
+        raise DeviceFileError(f"{where}: not a table of keys", f"it takes {', '.join(keys)}")
     for key in table:
         if key not in keys:
             near = difflib.get_close_matches(str(key), keys, 1)
-            raise DeviceFileError(f"{where}: key {key}: unknown", f"did you mean {near[0]}?" if near else "")
+            raise DeviceFileError(
+                f"{where}: key {key}: unknown", f"did you mean {near[0]}?" if near else f"keys: {', '.join(keys)}"
+            )
     for key, (kind, needed) in keys.items():
         if key not in table:
             if needed:
-                raise DeviceFileError(f"{where}: key {key}: missing")
+                raise DeviceFileError(f"{where}: key {key}: missing", f"add it: a {kind.__name__}")
             continue
         if not isinstance(table[key], kind) or (kind is int and isinstance(table[key], bool)):
-            raise DeviceFileError(f"{where}: key {key}: should be a {kind.__name__}, is {table[key]!r}")
+            raise DeviceFileError(
+                f"{where}: key {key}: should be a {kind.__name__}, is {table[key]!r}",
+                "see the boards in the shipped devices.yaml",
+            )
+
+
+def _nearest(value: object, allowed: tuple[str, ...]) -> str:
+    near = difflib.get_close_matches(str(value), allowed, 1)
+    return f"did you mean {near[0]}?" if near else "take one of these"
 
 
 def _check_choice(where: str, key: str, value: object, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        raise DeviceFileError(f"{where}: key {key}: {value!r} is not one of {', '.join(allowed)}")
+        raise DeviceFileError(
+            f"{where}: key {key}: {value!r} is not one of {', '.join(allowed)}", _nearest(value, allowed)
+        )
 
 
 def _device(board: Mapping[str, Any], system: str | None) -> Device:

@@ -191,7 +191,11 @@ class Interrupted(EdgepackError):
 
 INTERNAL_ERROR = 70
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_REFUSED = {
+    errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOENT, errno.ELOOP,
+    errno.ENAMETOOLONG,
+}  # fmt: skip
 # The distribution that brings each optional module, and the extra that installs it.
 _EXTRAS = {"openvino": "openvino", "torch": "torch", "onnxscript": "torch"}
 
@@ -217,10 +221,10 @@ def writing(path: object) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _FULL:
+        if error.errno in FULL:
             raise WriteFailed(
                 f"no space left while writing {path}", "free some space or choose another place with -o"
             ) from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.ENAMETOOLONG):
+        if error.errno in _REFUSED:
             raise WriteFailed(f"cannot write {path}: {error.strerror}", "choose another place with -o") from error
         raise

@@ -40,16 +40,19 @@ def synthetic(model: Model, seed: int) -> Feed:
     """A seeded feed of standard normal numbers, or of zeros and ones for integers.
 
     Raises:
-        ShapeNeeded: a dimension other than the first is open.
+        ShapeNeeded: a dimension other than the first is open, or the feed does not fit into memory.
     """
     random = np.random.default_rng(seed)
     feed: Feed = {}
     for tensor in model.inputs:
         shape = lengths(tensor)
-        if tensor.is_float:
-            feed[tensor.name] = np.asarray(random.standard_normal(shape), dtype=tensor.dtype)
-        else:
-            feed[tensor.name] = np.asarray(random.integers(0, 2, shape), dtype=tensor.dtype)
+        try:
+            noise = random.standard_normal(shape) if tensor.is_float else random.integers(0, 2, shape)
+            feed[tensor.name] = np.asarray(noise, dtype=tensor.dtype)
+        except (MemoryError, ValueError) as error:  # ValueError beyond what an address can be
+            raise ShapeNeeded(
+                f"the input {tensor} is larger than this machine's memory", "make it smaller with --input-shape"
+            ) from error
     return feed
 
 

@@ -109,7 +109,7 @@ def harness(bundle: Path, *arguments: str, only: tuple[str, ...] | None = None) 
         try:
             result: dict[str, Any] = json.loads(process.stdout)
         except ValueError as error:
-            raise RunFailed(f"the harness of {bundle} printed no JSON") from error
+            raise RunFailed(f"the harness of {bundle} printed no JSON", "build or copy the bundle again") from error
         return result
     raise error_from(process.returncode, process.stderr, f"the harness of {bundle}")
 

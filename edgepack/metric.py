@@ -131,4 +131,7 @@ def first_float(outputs: Feed) -> tuple[str, np.ndarray | None]:
 def check_labels(labels: Sequence[int] | np.ndarray, classes: int) -> None:
     wrong = [int(label) for label in labels if not 0 <= label < classes]
     if wrong:
-        raise LabelsError(f"label {wrong[0]} is out of range: the model has {classes} classes, 0 to {classes - 1}")
+        raise LabelsError(
+            f"label {wrong[0]} is out of range: the model has {classes} classes, 0 to {classes - 1}",
+            "the first class is 0",
+        )

@@ -99,7 +99,7 @@ def build(
     """
     output, path = Path(output), Path(model)
     if not 0 <= seconds < float("inf"):
-        raise UsageError("--seconds should be positive")
+        raise UsageError("--seconds should be positive", "2 is the default")
     bundle.check_output(output, force)
     board = devices.find(device, Path(devices_file) if devices_file is not None else None)
     progress("reading the model", 0, 0)
@@ -192,7 +192,8 @@ def _audit(
         warnings += audit(evaluation, model, "evaluation")
         if evaluation.labels is not None and classes is not None and evaluation.labels.max() >= len(classes):
             raise LabelsError(
-                f"label {evaluation.labels.max()} is out of range: the labels file names {len(classes)} classes"
+                f"label {evaluation.labels.max()} is out of range: the labels file names {len(classes)} classes",
+                "one class a line, in order",
             )
     return warnings
 

@@ -78,7 +78,7 @@ def plan(
     if precision not in ("auto", *PRECISIONS):
         raise UsageError(f"no precision {precision!r}", f"one of auto, {', '.join(PRECISIONS)}")
     if threads is not None and threads < 1:
-        raise UsageError("--threads should be 1 or more")
+        raise UsageError("--threads should be 1 or more", "leave it out to take all cores")
     able = [p for p in module.PRECISIONS if p in device.targets[name]]
     on_trial = False
     if is_quantized:

@@ -73,7 +73,7 @@ def read(text: str) -> Spec:
         try:
             loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise PreprocessError(f"{path} cannot be read: {error}") from error
+            raise PreprocessError(f"{path} cannot be read: {error}", "it should be a YAML table of keys") from error
         if not isinstance(loaded, dict):
             raise PreprocessError(f"{path} is not a table of keys", f"keys: {', '.join(code().DEFAULTS)}")
         preset = loaded.pop("preset", None)
@@ -116,20 +116,25 @@ def complete(given: Spec) -> Spec:
     channels = 1 if spec["color"] == "gray" else 3
     for key in ("mean", "std"):
         if len(spec[key]) not in (1, channels):
-            raise PreprocessError(f"{key} has {len(spec[key])} numbers, the image {channels} channels")
+            raise PreprocessError(
+                f"{key} has {len(spec[key])} numbers, the image {channels} channels",
+                "color=gray has one channel, color=rgb three",
+            )
     if min(abs(number) for number in [spec["scale"], *spec["std"]]) == 0:
-        raise PreprocessError("scale and std must not be zero")
+        raise PreprocessError("scale and std must not be zero", "leave them out to change nothing")
     if spec["resize"] != "stretch" and spec["size"] is None:
         raise PreprocessError(f"resize={spec['resize']} needs a size", "add size=HEIGHTxWIDTH")
     if spec["resize"] == "crop" and spec["size"] and spec["short"] and spec["short"] < max(spec["size"]):
-        raise PreprocessError(f"short={spec['short']} is smaller than size={spec['size']}")
+        raise PreprocessError(
+            f"short={spec['short']} is smaller than size={spec['size']}", "raise short, or leave it out"
+        )
     return spec
 
 
 def _value(key: str, value: object) -> object:
     if key in _CHOICES:
         if value not in _CHOICES[key]:
-            raise PreprocessError(f"{key}={value} is not one of {', '.join(_CHOICES[key])}")
+            raise PreprocessError(f"{key}={value} is not one of {', '.join(_CHOICES[key])}", "take one of these")
         return value
     if value is None and key in ("size", "short"):
         return None

@@ -44,8 +44,13 @@ class Session:
             except Exception as error:  # its exceptions share no public base class
                 text = _reason(error)
                 if "NOT_IMPLEMENTED" in str(error) or "is not a registered function" in str(error):
-                    raise UnsupportedOperator(f"ONNX Runtime lacks an operator of the model: {text}") from error
-                raise CleanupError(f"ONNX Runtime refuses the model: {text}") from error
+                    raise UnsupportedOperator(
+                        f"ONNX Runtime lacks an operator of the model: {text}",
+                        "export it with a lower opset, or without that operator",
+                    ) from error
+                raise CleanupError(
+                    f"ONNX Runtime refuses the model: {text}", "does it run before edgepack? export it again"
+                ) from error
         self.outputs: list[str] = [output.name for output in self._session.get_outputs()]
 
     def run(self, feed: Feed, outputs: Sequence[str] | None = None) -> Feed:
@@ -59,7 +64,9 @@ class Session:
             return dict(zip(names, self._session.run(names, feed), strict=True))
         except Exception as error:
             shapes = ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in feed.items())
-            raise SamplesError(f"the model cannot run on {shapes}: {_reason(error)}") from error
+            raise SamplesError(
+                f"the model cannot run on {shapes}: {_reason(error)}", "`edgepack inspect` shows what it takes"
+            ) from error
 
 
 def _reason(error: Exception) -> str:

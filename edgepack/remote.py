@@ -14,12 +14,13 @@ import re
 import secrets
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from edgepack.errors import HostError, HostLost, Interrupted, UsageError, WriteFailed, writing
+from edgepack.errors import EdgepackError, HostError, HostLost, Interrupted, UsageError, WriteFailed, writing
 from edgepack.hosts import Completed, Transport
 
 if TYPE_CHECKING:
@@ -204,6 +205,16 @@ printf '%s %s %s\n' "$pid" "${{start:--}}" "$boot_id" 1<>"$job/pid"
 echo "$boot_id"
 """
 
+# $1 job's folder, $2 the token that it must have, if any
+_STOP = r"""
+if [ -n "$2" ]; then
+    there=
+    { read -r there <"$1/token"; } 2>/dev/null
+    [ "$there" = "$2" ] || exit 0
+fi
+stop "$1"
+"""
+
 # $1 job's folder, $2 rounds to wait, $3 how much of stderr is known (- if nobody asks)
 _POLL = rf"""
 boot_id
@@ -355,7 +366,33 @@ class Remote:
                     )
                 upload.measure()
 
-    def start(self, name: str, script: str, arguments: tuple[str, ...] | list[str] = ()) -> None:
+    def run(
+        self,
+        name: str,
+        script: str,
+        arguments: Sequence[str] = (),
+        *,
+        timeout: float = 3600.0,
+        progress: Progress | None = None,
+    ) -> Completed:
+        """Start a job and wait for it: `start` and `wait`, but an interruption finds no gap between them.
+
+        Raises:
+            HostLost: the job was killed, the board restarted, or the time is up.
+            HostError: a job of that name still runs.
+            WriteFailed: the disk there is full, or cannot be written.
+        """
+        token = secrets.token_hex(8)
+        try:
+            self._start(name, script, arguments, token)
+            return self._wait(name, timeout, progress)
+        except EdgepackError:
+            raise
+        except BaseException as error:
+            self._abandon(name, error, token)
+            raise
+
+    def start(self, name: str, script: str, arguments: Sequence[str] = ()) -> None:
         """Start a job: `script` with POSIX sh in edgepack's folder, `arguments` as $1, $2, …
 
         It runs in a session of its own and outlives the connection. A job of that name that has ended is replaced.
@@ -364,21 +401,14 @@ class Remote:
             HostError: a job of that name still runs.
             WriteFailed: the disk there is full, or cannot be written.
         """
-        _check(name, parts=1)
-        everything = (self.root, name, secrets.token_hex(8), _RUNNER, script, *arguments)
+        token = secrets.token_hex(8)
         try:
-            done = self._run(_START, *everything)
-        except KeyboardInterrupt:
-            # It may or may not have been started; asked again, the host makes sure, and then it can be stopped.
-            with suppress(HostError):
-                self.transport.run(_PRELUDE + _START, everything, timeout=10.0)
-            self._abandon(name)
+            self._start(name, script, arguments, token)
+        except EdgepackError:
             raise
-        if done.returncode == _RUNNING:
-            raise HostError(f"{self.transport.name}: {name} still runs there", "wait for it, or clean up there first")
-        if done.returncode:
-            raise self._failure(f"starting {name}", done)
-        self._boots[name] = done.stdout.decode().strip()
+        except BaseException as error:
+            self._abandon(name, error, token)
+            raise
 
     def wait(self, name: str, timeout: float = 3600.0, progress: Progress | None = None) -> Completed:
         """Wait for a job's end, whoever started it. If this is interrupted, the job is stopped.
@@ -391,36 +421,12 @@ class Remote:
             HostLost: the job was killed, the board restarted, or the time is up.
             HostError: there is no such job.
         """
-        _check(name, parts=1)
-        where, deadline = self.transport.name, time.monotonic() + timeout
-        lines = _Lines(progress) if progress else None
         try:
-            while True:
-                began = time.monotonic()
-                # The waiting is done there: asking costs a busy board more than sleeping does.
-                rounds = math.ceil(min(1.0 if lines else 3.0, max(deadline - began, 0.0)) / _POLL_SECONDS)
-                state = self._poll(name, rounds, lines)
-                if state.word == "ended":
-                    if lines:
-                        lines.finish()
-                    return self._output(name, state.code)
-                if state.word == "killed":
-                    self.stop(name)
-                    raise HostLost(f"{where}: {name} was lost: the process was killed", "is the memory there enough?")
-                if state.word == "restarted":
-                    raise HostLost(f"{where}: {name} was lost: the board restarted", "start it again")
-                if state.word == "missing":
-                    raise HostError(f"{where}: there is no job {name}", "has somebody cleaned up there?")
-                if time.monotonic() >= deadline:
-                    self.stop(name)
-                    raise HostLost(
-                        f"{where}: {name} did not end within {timeout:.0f} s and was stopped", "give it more time"
-                    )
-                time.sleep(max(0.0, _POLL_SECONDS - (time.monotonic() - began)))
-        except HostError:
+            return self._wait(name, timeout, progress)
+        except EdgepackError:
             raise
-        except BaseException:
-            self._abandon(name)
+        except BaseException as error:
+            self._abandon(name, error)
             raise
 
     def stop(self, name: str) -> None:
@@ -433,9 +439,7 @@ class Remote:
             HostError: a process cannot be ended.
         """
         _check(name, parts=1)
-        done = self._run(f'stop "$1/{JOBS}/$2"', self.root, name)
-        if done.returncode:
-            raise self._failure(f"stopping {name}", done)
+        self._stop(name)
 
     def fetch(self, name: str, target: Path) -> None:
         """Copy a file from there to `target`, which appears whole or not at all.
@@ -555,20 +559,74 @@ class Remote:
             raise self._failure(f"reading what {name} printed", done)
         return Completed(returncode=code, stdout=done.stdout, stderr=done.stderr)
 
-    def _abandon(self, name: str) -> None:
-        """Stop a job because nobody waits any more; not for long, since somebody pressed Ctrl-C.
+    def _start(self, name: str, script: str, arguments: Sequence[str], token: str) -> None:
+        _check(name, parts=1)
+        everything = (self.root, name, token, _RUNNER, script, *arguments)
+        try:
+            done = self._run(_START, *everything)
+        except KeyboardInterrupt:
+            # It may or may not have been started; asked again, the host makes sure, and then it can be stopped.
+            with suppress(HostError):
+                self.transport.run(_PRELUDE + _START, everything, timeout=10.0)
+            raise
+        if done.returncode == _RUNNING:
+            raise HostError(f"{self.transport.name}: {name} still runs there", "wait for it, or clean up there first")
+        if done.returncode:
+            raise self._failure(f"starting {name}", done)
+        self._boots[name] = done.stdout.decode().strip()
+
+    def _wait(self, name: str, timeout: float, progress: Progress | None) -> Completed:
+        _check(name, parts=1)
+        where, deadline = self.transport.name, time.monotonic() + timeout
+        lines = _Lines(progress) if progress else None
+        while True:
+            began = time.monotonic()
+            # The waiting is done there: asking costs a busy board more than sleeping does.
+            rounds = math.ceil(min(1.0 if lines else 3.0, max(deadline - began, 0.0)) / _POLL_SECONDS)
+            state = self._poll(name, rounds, lines)
+            if state.word == "ended":
+                if lines:
+                    lines.finish()
+                return self._output(name, state.code)
+            if state.word == "killed":
+                self.stop(name)
+                raise HostLost(
+                    f"{where}: {name} was lost: the process was killed", "by somebody, or for want of memory there"
+                )
+            if state.word == "restarted":
+                raise HostLost(f"{where}: {name} was lost: the board restarted", "start it again")
+            if state.word == "missing":
+                raise HostError(f"{where}: there is no job {name}", "has somebody cleaned up there?")
+            if time.monotonic() >= deadline:
+                self.stop(name)
+                raise HostLost(
+                    f"{where}: {name} did not end within {timeout:.0f} s and was stopped", "give it more time"
+                )
+            time.sleep(max(0.0, _POLL_SECONDS - (time.monotonic() - began)))
+
+    def _stop(self, name: str, token: str = "") -> None:
+        """Stop a job; with a token, only if it is the one that was started with it."""
+        _check(name, parts=1)
+        done = self._run(_STOP, f"{self.root}/{JOBS}/{name}", token)
+        if done.returncode:
+            raise self._failure(f"stopping {name}", done)
+
+    def _abandon(self, name: str, reason: BaseException, token: str = "") -> None:
+        """Stop a job because nobody waits any more; not for long, since somebody may have pressed Ctrl-C.
 
         Raises:
-            Interrupted: the job cannot be reached.
+            Interrupted: somebody did, and the job cannot be reached.
         """
         hurried = Remote(self.transport, patience=3.0)
         hurried._root = self._root
         try:
-            hurried.stop(name)
+            hurried._stop(name, token)
         except HostError as error:
-            raise Interrupted(
-                f"interrupted; {name} may still run on {self.transport.name}", "clean up there when it can be reached"
-            ) from error
+            if isinstance(reason, KeyboardInterrupt):
+                raise Interrupted(
+                    f"interrupted; {name} may still run on {self.transport.name}",
+                    "clean up there when you can reach it",
+                ) from error
 
     def _run(self, script: str, *arguments: str, timeout: float = 60.0) -> Completed:
         """Run a script that does no harm when run twice, again if the connection breaks."""

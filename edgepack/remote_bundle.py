@@ -94,8 +94,7 @@ def unfit(manifest: Mapping[str, Any], facts: Mapping[str, Any], wheel_bytes: in
     if memory and needed.get("memory_mb", 0) * 1024 > memory:
         found.append(
             (
-                f"it has {memory / 1024:.0f} MB of memory free, and the bundle took {needed['memory_mb']} MB where it was "
-                "built",
+                f"it has {memory / 1024:.0f} MB of memory free; the bundle took {needed['memory_mb']} MB at home",
                 "free some, or take a smaller model",
             )
         )
@@ -166,7 +165,9 @@ def _job(remote: Remote, manifest: bundle.Manifest, place: str, arguments: list[
     try:
         result: dict[str, Any] = json.loads(done.stdout)
     except ValueError as error:
-        raise RunFailed(f"the harness on {remote.transport.name} printed no JSON") from error
+        raise RunFailed(
+            f"the harness on {remote.transport.name} printed no JSON", "try again, or run harness.py there by hand"
+        ) from error
     return result
 
 

@@ -111,11 +111,15 @@ def _archive(path: Path, model: Model, spec: Spec | None) -> Samples:
     if len(set(sizes.values())) != 1:
         raise SamplesError(
             f"{path}: the inputs have different numbers of samples: "
-            + ", ".join(f"{name} {count}" for name, count in sizes.items())
+            + ", ".join(f"{name} {count}" for name, count in sizes.items()),
+            "the first axis of each array counts the samples",
         )
     count = next(iter(sizes.values()))
     if count == 0:
-        raise NoSamples(f"{path} holds less than one batch of the model's fixed size, {max(steps.values())}")
+        raise NoSamples(
+            f"{path} holds less than one batch of the model's fixed size, {max(steps.values())}",
+            "add samples, or export the model with an open batch axis",
+        )
 
     def one(index: int) -> Feed:
         return {
@@ -158,9 +162,11 @@ def _load(path: Path) -> dict[str, np.ndarray]:
             raise SamplesError(
                 f"{path} holds Python objects, which are never loaded", "save plain arrays with np.savez"
             ) from error
-        raise UnreadableSample(f"{path} cannot be read: {error}") from error
+        raise UnreadableSample(f"{path} cannot be read: {error}", "copy or write it again") from error
     except Exception as error:  # a damaged archive raises many kinds
-        raise UnreadableSample(f"{path} cannot be read: it is damaged or no .npz file") from error
+        raise UnreadableSample(
+            f"{path} cannot be read: it is damaged or no .npz file", "copy or write it again"
+        ) from error
 
 
 def _named(arrays: dict[str, np.ndarray], model: Model, where: str) -> dict[str, np.ndarray]:
@@ -204,7 +210,10 @@ def _pixel_array(
     if array.ndim == 4 and array.shape[1] in (1, 3) and array.shape[3] not in (1, 3):
         array = array.transpose(0, 2, 3, 1)
     if array.ndim not in (3, 4) or (array.ndim == 4 and array.shape[3] not in (1, 3)):
-        raise SamplesError(f"{path}: images have shape [n, height, width] or [n, height, width, 1 or 3]")
+        raise SamplesError(
+            f"{path}: images have shape [n, height, width] or [n, height, width, 1 or 3]",
+            f"this one is {list(array.shape)}",
+        )
     return _images(str(path), len(array), lambda i: np.asarray(array[i]), model, spec, labels)
 
 
@@ -244,7 +253,7 @@ def _array_files(path: Path, files: list[Path], model: Model) -> Samples:
                 with file.open("rb") as content:
                     arrays = _named({"": np.lib.format.read_array(content, allow_pickle=False)}, model, str(file))
             except (OSError, ValueError, EOFError) as error:
-                raise UnreadableSample(f"{file} cannot be read: {error}") from error
+                raise UnreadableSample(f"{file} cannot be read: {error}", "replace or remove it") from error
         feed = {}
         for tensor in model.inputs:
             array = arrays[tensor.name]
@@ -265,7 +274,7 @@ def _image_labels(path: Path, images: list[Path], classes: list[str] | None) -> 
             with table.open(newline="", encoding="utf-8-sig") as file:
                 rows = [row for row in csv.reader(file) if row and not row[0].startswith("#")]
         except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise LabelsError(f"{table} cannot be read: {error}") from error
+            raise LabelsError(f"{table} cannot be read: {error}", "each line is file,label") from error
         if rows and Path(rows[0][0]).suffix.lower() not in IMAGE_SUFFIXES:
             rows = rows[1:]
         named = []
@@ -278,7 +287,7 @@ def _image_labels(path: Path, images: list[Path], classes: list[str] | None) -> 
     else:
         return images, None
     if not named:
-        raise NoSamples(f"{table} names no images")
+        raise NoSamples(f"{table} names no images", "each line is file,label")
     return [image for image, _ in named], class_indices([label for _, label in named], classes, str(path))
 
 
@@ -338,7 +347,7 @@ def _images(
                 )
             return {tensor.name: exact}
         except ValueError as error:
-            raise SamplesError(f"{source}: sample {index}: {error}") from error
+            raise SamplesError(f"{source}: sample {index}: {error}", "replace or remove it") from error
 
     first = one(0)[tensor.name]
     try:
@@ -378,10 +387,15 @@ def _fit(tensor: TensorSpec, array: np.ndarray, where: str) -> np.ndarray:
         isinstance(dim, int) and dim != size for dim, size in zip(tensor.shape, array.shape, strict=True)
     ):
         got = "×".join(map(str, array.shape)) or "scalar"
-        raise SamplesError(f"{where}: {tensor.name} has shape {got}, the model wants {tensor}")
+        raise SamplesError(
+            f"{where}: {tensor.name} has shape {got}, the model wants {tensor}", "shape samples as the model takes them"
+        )
     wanted = np.dtype(tensor.dtype)
     if not np.can_cast(array.dtype, wanted, "same_kind"):
-        raise SamplesError(f"{where}: {tensor.name} is {array.dtype}, the model wants {tensor}")
+        raise SamplesError(
+            f"{where}: {tensor.name} is {array.dtype}, the model wants {tensor}",
+            f"convert it with astype({wanted.name!r})",
+        )
     return np.asarray(array, dtype=wanted, order="C")
 
 
@@ -390,11 +404,16 @@ def _check_labels(labels: np.ndarray | None, count: int, where: str) -> np.ndarr
         return None
     labels = np.asarray(labels)
     if labels.shape[:1] != (count,):
-        raise LabelsError(f"{where}: {labels.shape[0] if labels.ndim else 0} labels for {count} samples")
+        raise LabelsError(
+            f"{where}: {labels.shape[0] if labels.ndim else 0} labels for {count} samples", "y holds one label a sample"
+        )
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
-        raise LabelsError(f"{where}: y should be one whole number a sample, is {labels.dtype} {labels.shape}")
+        raise LabelsError(
+            f"{where}: y should be one whole number a sample, is {labels.dtype} {labels.shape}",
+            "give class numbers, not names or scores",
+        )
     return labels.astype(np.int64)
 
 

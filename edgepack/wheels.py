@@ -35,7 +35,10 @@ def fetch(requirements: Sequence[str], device: Device, folder: Path) -> str:
     """
     system = device.system
     if not system.glibc:
-        raise UnfitDevice(f"the C library of {device.name} is not glibc, so no wheel is known to fit")
+        raise UnfitDevice(
+            f"the C library of {device.name} is not glibc, so no wheel is known to fit",
+            "leave --wheels out and install there by hand",
+        )
     folder.mkdir()
     nodot = system.python.replace(".", "")
     command = [

@@ -101,9 +101,9 @@ class SshDevice:
 
     def start(self) -> None:
         with (self.folder / "log").open("ab") as log:
+            begun = self.log.count("Server listening")
             command = [*self.prefix, str(_SSHD), "-D", "-e", "-f", str(self.folder / "sshd_config")]
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=log)
-        begun = self.log.count("Server listening")
         if not eventually(lambda: self.log.count("Server listening") > begun or self._process.poll() is not None):
             raise AssertionError(f"sshd does not listen: {self.log}")
         if self._process.poll() is not None:

@@ -57,8 +57,11 @@ def test_force_replaces_bundles_only(tmp_path: Path) -> None:
     (output / "thesis.txt").write_text("years of work")
     with pytest.raises(OutputExists, match="no bundle"):
         bundle.check_output(output, force=True)
-    (output / "manifest.json").write_text("{}")
-    with pytest.raises(OutputExists, match="exists"):
+    (output / "manifest.json").write_text('{"format": 1}')
+    with pytest.raises(OutputExists, match="no bundle"):
+        bundle.check_output(output, force=True)
+    minimal(output)
+    with pytest.raises(OutputExists, match="add --force"):
         bundle.check_output(output, force=False)
     bundle.check_output(output, force=True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -109,7 +110,9 @@ def test_numbers_need_no_quotes(edgepack: Edgepack, project: Path) -> None:
 
 @pytest.mark.parametrize("force", [True, False])
 def test_switches(force: bool, edgepack: Edgepack, project: Path) -> None:
-    (project / "out.tar.gz").write_bytes(b"")
+    with tarfile.open(project / "out.tar.gz", "w:gz") as archive:
+        for name in ("manifest.json", "SHA256SUMS", "harness.py"):
+            archive.addfile(tarfile.TarInfo(f"out/{name}"))
     code, _, _ = edgepack("build", "--config", config(project, force=force))
     assert code == (30 if force else 60)
 

@@ -27,9 +27,18 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_the_package_and_its_data(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/", 1)[0] for name in names if ".dist-info" not in name} == {"edgepack"}
-    for needed in ("devices.yaml", "targets/device/harness.py", "targets/device/preprocess.py", "targets/onnxruntime/runner.py",
-                   "targets/openvino/__init__.py", "demo/fashion_resnet.onnx", "demo/eval.npz",
-                   "demo/LICENSE-fashion-mnist.txt"):  # fmt: skip
+    for needed in (
+        "devices.yaml",
+        "targets/wheels.yaml",
+        "targets/device/harness.py",
+        "targets/device/preprocess.py",
+        "targets/device/edgepack_device/timing.py",
+        "targets/onnxruntime/runner.py",
+        "targets/openvino/__init__.py",
+        "demo/fashion_resnet.onnx",
+        "demo/eval.npz",
+        "demo/LICENSE-fashion-mnist.txt",
+    ):
         assert f"edgepack/{needed}" in names
     assert not [name for name in names if name.endswith(".pyc") or "__pycache__" in name]
 

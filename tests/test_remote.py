@@ -108,9 +108,9 @@ def test_a_whole_round(anywhere: Remote, home: Path, tmp_path: Path) -> None:
     path = anywhere.put(source, "sub/a file")
     assert path == str(home / ".edgepack" / "sub" / "a file") and Path(path).read_bytes() == source.read_bytes()
     assert anywhere.put(source, "sub/a file") == path
-    anywhere.start("job", 'cat "$1" >copy; echo "$2"; echo error >&2; exit 7', ["sub/a file", "it's"])
+    script = 'cat "$1" >copy; echo "$2"; echo error >&2; exit 7'
     lines: list[str] = []
-    done = anywhere.wait("job", progress=lambda line, done, total: lines.append(line))
+    done = anywhere.run("job", script, ["sub/a file", "it's"], progress=lambda line, done, total: lines.append(line))
     assert (done.returncode, done.stdout, done.stderr, lines) == (7, b"it's\n", b"error\n", ["error"])
     anywhere.fetch("copy", tmp_path / "fetched")
     assert (tmp_path / "fetched").read_bytes() == source.read_bytes()
@@ -132,7 +132,7 @@ def test_an_upload_goes_on(anywhere: Remote, home: Path, tmp_path: Path) -> None
 
 def test_stop_ends_all_of_a_job(anywhere: Remote, home: Path) -> None:
     sleep = shutil.which("sleep", path="/bin:/usr/bin")
-    anywhere.start("job", f"{sleep} 400 & {sleep} 401")
+    anywhere.start("job", f"{sleep} 400 >/dev/null 2>&1 & {sleep} 401")
     assert eventually(lambda: len(sleeps(home)) == 2)
     anywhere.stop("job")
     assert sleeps(home) == []
@@ -390,6 +390,30 @@ def test_a_job_started_twice_by_a_lost_answer_runs_once(remote: Remote, home: Pa
     assert Path(remote.root, "runs").read_text() == "run\n"
 
 
+@pytest.mark.parametrize("run", ["start", "run"])
+def test_ctrl_c_before_the_host_has_even_begun_to_start_the_job(home: Path, run: str) -> None:
+    class Hasty(Local):
+        """Interrupted while the command is on its way, as with a connection that somebody else holds."""
+
+        late: threading.Timer | None = None
+
+        def run(
+            self, script: str, arguments: Sequence[str] = (), *, stdin: BinaryIO | None = None, timeout: float = 60.0
+        ) -> Completed:
+            if self.late is None and "sleep 400" in arguments:
+                self.late = threading.Timer(0.3, super().run, (script, arguments))
+                self.late.start()
+                raise KeyboardInterrupt
+            return super().run(script, arguments, stdin=stdin, timeout=timeout)
+
+    transport = Hasty()
+    with pytest.raises(KeyboardInterrupt):
+        getattr(Remote(transport), run)("job", "sleep 400")
+    assert transport.late is not None
+    transport.late.join()
+    assert sleeps(home) == []
+
+
 def test_two_starts_at_once(home: Path) -> None:
     failures: list[HostError] = []
 
@@ -481,7 +505,7 @@ def test_an_error_while_waiting_stops_the_job(remote: Remote, home: Path) -> Non
 def test_ctrl_c_stops_the_job(home: Path) -> None:
     code = (
         "from edgepack.hosts.local import Local; from edgepack.remote import Remote; remote = Remote(Local()); "
-        "remote.start('job', 'sleep 400'); print('on', flush=True); remote.wait('job')"
+        "remote.run('job', 'echo on >&2; sleep 400', progress=lambda *step: print('on', flush=True))"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
@@ -491,6 +515,27 @@ def test_ctrl_c_stops_the_job(home: Path) -> None:
     os.killpg(process.pid, signal.SIGINT)
     assert process.communicate(timeout=5)[1].strip().endswith("KeyboardInterrupt")
     assert sleeps(home) == []
+
+
+@pytest.mark.parametrize("run", ["start", "run"])
+def test_ctrl_c_does_not_stop_what_somebody_else_started(home: Path, run: str) -> None:
+    class Hasty(Local):
+        hurried = False
+
+        def run(
+            self, script: str, arguments: Sequence[str] = (), *, stdin: BinaryIO | None = None, timeout: float = 60.0
+        ) -> Completed:
+            if "sleep 401" in arguments and not self.hurried:
+                self.hurried = True
+                raise KeyboardInterrupt
+            return super().run(script, arguments, stdin=stdin, timeout=timeout)
+
+    remote = Remote(Local())
+    remote.start("job", "sleep 400")
+    with pytest.raises(KeyboardInterrupt):
+        getattr(Remote(Hasty()), run)("job", "sleep 401")
+    assert sleeps(home) == ["sleep 400 "]
+    remote.stop("job")
 
 
 def test_remove_of_a_job_stops_it(remote: Remote, home: Path) -> None:

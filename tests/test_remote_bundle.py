@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -177,17 +178,15 @@ def interpreter(python: str) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("board", "python"),
-    [("intel-vnni@focal", "3.8"), ("intel-vnni@jammy", "3.10"), ("intel-vnni@bookworm", "3.11"),
-     ("intel-vnni@trixie", "3.13")],
-)  # fmt: skip
-def test_a_bundle_installs_and_answers_under_the_python_it_is_for(board: str, python: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("python", ["3.8", "3.10", "3.11", "3.13"])
+def test_a_bundle_installs_and_answers_under_the_python_it_is_for(python: str, tmp_path: Path) -> None:
     """No pip, no network: the wheels of the bundle, unpacked by its harness, with the very version it pins."""
-    if device.detect().arch != "x86_64" or not device.detect().has_dot_product:
-        pytest.skip("these bundles are for x86-64 with VNNI")
     command = [interpreter(python), "-S", "-s", "-E"]
-    built = demo_for(board, tmp_path, wheels=True)
+    # This machine's CPU and C library under another Python: what such a board would be.
+    here = device.detect()
+    board = replace(here, board="old", system=replace(here.system, name="old", python=python), systems=("old",))
+    (tmp_path / "boards.yaml").write_text(device.profile(board))
+    built = demo_for("old", tmp_path, wheels=True, devices_file=tmp_path / "boards.yaml")
     pinned = dict(line.split("==") for line in (built.bundle / "requirements.txt").read_text().split())
     for step in ("install", "check"):
         done = subprocess.run(

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -56,6 +57,8 @@ def host(device: SshDevice) -> Iterator[Ssh]:
 def client(device: SshDevice) -> Iterator[Client]:
     """Starts a client in a process and a session of its own."""
     started = []
+    # One that is killed cannot remove its folder.
+    scratch = tempfile.mkdtemp(prefix="client-")
 
     def start(code: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(
@@ -63,6 +66,7 @@ def client(device: SshDevice) -> Iterator[Client]:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            env={**os.environ, "TMPDIR": scratch},
             start_new_session=True,
         )
         started.append(process)
@@ -72,6 +76,7 @@ def client(device: SshDevice) -> Iterator[Client]:
     for process in started:
         process.kill()
         process.communicate()
+    shutil.rmtree(scratch)
 
 
 def jobs(device: SshDevice) -> list[str]:
@@ -415,9 +420,8 @@ def test_a_killed_client_s_job_is_cleaned_up(host: Ssh, device: SshDevice, clien
 
 @pytest.mark.parametrize("stubborn", ["", "trap '' TERM; "])
 def test_ctrl_c_leaves_nothing_running_there(device: SshDevice, client: Client, stubborn: str) -> None:
-    process = client(
-        f"remote.start('job', \"{stubborn}sleep 400 & sleep 401\"); print('on', flush=True); remote.wait('job')"
-    )
+    script = f"{stubborn}sleep 400 & echo on >&2; sleep 401"
+    process = client(f'remote.run("job", "{script}", progress=lambda *step: print("on", flush=True))')
     assert process.stdout is not None and process.stdout.readline() == "on\n"
     assert eventually(lambda: len(jobs(device)) == 2)
     # As a terminal does it: to all of the client's process group.
@@ -431,7 +435,7 @@ def test_ctrl_c_leaves_nothing_running_there(device: SshDevice, client: Client, 
 
 def test_ctrl_c_while_a_job_is_being_started(device: SshDevice, client: Client) -> None:
     for delay in (0.0, 0.03):
-        process = client("remote.root; print('on', flush=True); remote.start('job', 'sleep 400'); remote.wait('job')")
+        process = client("remote.root; print('on', flush=True); remote.run('job', 'sleep 400')")
         assert process.stdout is not None and process.stdout.readline() == "on\n"
         time.sleep(delay)
         os.killpg(process.pid, signal.SIGINT)

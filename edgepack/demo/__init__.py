@@ -23,9 +23,10 @@ def run(
     *,
     target: str = "onnxruntime",
     seconds: float = 2.0,
+    force: bool = False,
     progress: Progress = lambda what, done, total: None,
 ) -> Build:
-    """Build the demo's bundle for this machine; one that is there is replaced."""
+    """Build the demo's bundle for this machine."""
     return build(
         MODEL,
         output,
@@ -35,7 +36,7 @@ def run(
         eval=EVALUATION,
         preprocess=PREPROCESS,
         labels=LABELS,
-        force=True,
+        force=force,
         seconds=seconds,
         progress=progress,
     )

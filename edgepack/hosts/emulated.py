@@ -195,7 +195,9 @@ class Emulated:
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 if isinstance(error, subprocess.TimeoutExpired):
-                    raise HostLost(f"{self.name}: no answer in {timeout:.0f} s") from error
+                    raise HostLost(
+                        f"{self.name}: no answer in {timeout:.0f} s", "emulation is slow: try again"
+                    ) from error
                 raise
         if process.returncode:
             self._alive()

@@ -27,7 +27,9 @@ class Local:
                 timeout=timeout,
             )
         except subprocess.TimeoutExpired as error:
-            raise HostLost(f"local: no answer in {timeout:.0f} s") from error
+            raise HostLost(
+                f"local: no answer in {timeout:.0f} s", "try again when this machine is less busy"
+            ) from error
         return Completed(returncode=done.returncode, stdout=done.stdout, stderr=done.stderr)
 
     def close(self) -> None:

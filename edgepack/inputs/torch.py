@@ -51,7 +51,9 @@ def load(path: Path) -> Model:
             program = torch.export.load(path)
         except Exception as error:
             text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise NotAModel(f"{path} cannot be read by torch {torch.__version__}: {text}") from error
+            raise NotAModel(
+                f"{path} cannot be read by torch {torch.__version__}: {text}", "export it again with this torch"
+            ) from error
         try:
             exported = torch.onnx.export(program, dynamo=True, verbose=False)
             proto = exported.model_proto

@@ -33,10 +33,15 @@ def fix_shapes(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> PassResul
         if len(shape) != len(tensor.shape) or any(
             isinstance(dim, int) and dim != size for dim, size in zip(tensor.shape, shape, strict=True)
         ):
-            raise ShapeNeeded(f"shape {'x'.join(map(str, shape))} does not fit the input {tensor}")
+            raise ShapeNeeded(
+                f"shape {'x'.join(map(str, shape))} does not fit the input {tensor}",
+                "only open dimensions can be given a length",
+            )
         for dim, size in zip(tensor.shape, shape, strict=True):
             if isinstance(dim, str) and lengths.setdefault(dim, size) != size:
-                raise ShapeNeeded(f"dimension {dim!r} is given as {lengths[dim]} and as {size}")
+                raise ShapeNeeded(
+                    f"dimension {dim!r} is given as {lengths[dim]} and as {size}", "it has one length in all inputs"
+                )
         by_name[name].shape = ir.Shape(shape)
     for value in (*fixed.ir.graph.inputs, *fixed.ir.graph.outputs):
         if value.shape is not None:

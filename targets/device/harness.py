@@ -7,32 +7,42 @@ Exit codes: 0 done, 2 usage, 22 an input cannot be read, 50 the bundle is incomp
 answers wrongly, 52 the runtime is missing or fails, 55 this machine is not what the bundle was built for, 61 no space.
 """
 
-import argparse
-import json
 import os
 import sys
-import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-if HERE not in sys.path:
-    sys.path.append(HERE)
+# Python puts this folder first: last, nothing that lies here by accident stands in for a real module.
+sys.path[:] = [entry for entry in sys.path if os.path.realpath(entry) != os.path.realpath(HERE)] + [HERE]
 
-from edgepack_device.figures import agreement, decibels, flat, ratio, relative_error, sqnr_db  # noqa: E402, F401
-from edgepack_device.files import (  # noqa: E402, F401
-    FORMAT,
-    SUMS,
-    HarnessError,
-    damage,
-    default_threads,
-    first_line,
-    load_model,
-    load_module,
-    read_manifest,
-    sha256,
-)
-from edgepack_device.golden_check import check  # noqa: E402
-from edgepack_device.machine import install, refuse_wrong_machine  # noqa: E402
-from edgepack_device.timing import bench, worker_main  # noqa: E402
+import argparse  # noqa: E402
+import json  # noqa: E402
+import time  # noqa: E402
+
+try:
+    from edgepack_device.figures import agreement, decibels, flat, ratio, relative_error, sqnr_db  # noqa: F401
+    from edgepack_device.files import (  # noqa: F401
+        FORMAT,
+        SUMS,
+        HarnessError,
+        damage,
+        default_threads,
+        first_line,
+        load_model,
+        load_module,
+        read_manifest,
+        sha256,
+    )
+    from edgepack_device.golden_check import check
+    from edgepack_device.machine import install, refuse_wrong_machine
+    from edgepack_device.timing import bench, worker_main
+except ImportError as error:
+    if __name__ != "__main__" or not (error.name or "").startswith("edgepack_device"):
+        raise
+    missing = error.name.replace(".", "/") + (".py" if "." in error.name else "")
+    sys.stderr.write(
+        "error: the bundle is incomplete: %s is missing or altered\nhint: copy the whole bundle\n" % missing
+    )
+    sys.exit(50)
 
 
 def read_inputs(folder, manifest, paths):
@@ -52,14 +62,22 @@ def read_inputs(folder, manifest, paths):
                 image = preprocess.apply(preprocess.decode(path), manifest["preprocess"])
                 feed = {manifest["preprocess"]["input"]: image[None]}
             else:
-                raise HarnessError(2, "%s: this bundle takes .npz or .npy files" % path)
-        except (OSError, ValueError) as error:
-            raise HarnessError(22, "%s cannot be read: %s" % (path, first_line(error)))
+                raise HarnessError(
+                    2, "%s: this bundle takes .npz or .npy files" % path, "its inputs are in manifest.json"
+                )
+        except (HarnessError, ImportError):
+            raise
+        except Exception as error:  # zipfile, zlib, numpy and Pillow have many
+            raise HarnessError(22, "%s cannot be read: %s" % (path, first_line(error)), "replace or remove it")
         missing = [name for name in names if name not in feed]
         if missing:
-            raise HarnessError(22, "%s lacks the input %s" % (path, ", ".join(missing)))
+            raise HarnessError(22, "%s lacks the input %s" % (path, ", ".join(missing)), "name arrays like the inputs")
         for entry in manifest["inputs"]:
-            feed[entry["name"]] = np.asarray(feed[entry["name"]], entry["dtype"])
+            array = np.asarray(feed[entry["name"]])
+            if not np.can_cast(array.dtype, entry["dtype"], "same_kind"):
+                words = "%s: %s is %s, not %s" % (path, entry["name"], array.dtype, entry["dtype"])
+                raise HarnessError(22, words, "convert it first")
+            feed[entry["name"]] = array.astype(entry["dtype"])
         yield path, feed
 
 
@@ -77,7 +95,9 @@ def run(folder, paths, out, threads, build_machine=False):
         try:
             answer = model(feed)
         except Exception as error:
-            raise HarnessError(22, "%s does not fit the model: %s" % (path, first_line(error)))
+            raise HarnessError(
+                22, "%s does not fit the model: %s" % (path, first_line(error)), "its inputs are in manifest.json"
+            )
         entry = {"input": path, "ms": (time.perf_counter() - start) * 1000, "outputs": {}}
         for name, array in answer.items():
             entry["outputs"][name] = {"shape": list(array.shape), "dtype": str(array.dtype)}
@@ -91,7 +111,10 @@ def run(folder, paths, out, threads, build_machine=False):
             saved["%d/%s" % (index, name)] = array
         results.append(entry)
     if out:
-        np.savez(out, **saved)
+        try:
+            np.savez(out, **saved)
+        except OSError as error:
+            raise HarnessError(61, "%s cannot be written: %s" % (out, error.strerror), "choose another place for --out")
     return results
 
 

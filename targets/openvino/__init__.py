@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -48,7 +50,9 @@ def lower(model: Model, folder: Path) -> str:
             _fold(converted)
             # fp16 weights are already fp16 in the graph; compressing here would touch fp32 models too.
             openvino.save_model(converted, folder / "model.xml", compress_to_fp16=False)
-        except Exception as error:  # its exceptions derive from no class of their own
+        except Exception as error:  # its exceptions derive from no class of their own, and carry no errno
+            if shutil.disk_usage(folder).free < model.weight_bytes + 65536:
+                raise OSError(errno.ENOSPC, "no space left") from error
             raise UnsupportedOperator(
                 f"OpenVINO cannot convert the model: {_reason(str(error))}", "--target onnxruntime may run it"
             ) from error

@@ -24,11 +24,11 @@ def read_manifest(folder):
         with open(os.path.join(folder, "manifest.json"), encoding="utf-8") as file:
             manifest = json.load(file)
     except FileNotFoundError:
-        raise HarnessError(50, "%s is no bundle: manifest.json is missing" % folder)
+        raise HarnessError(50, "%s is no bundle: manifest.json is missing" % folder, "copy the whole bundle")
     except (ValueError, OSError) as error:
         raise HarnessError(50, "manifest.json cannot be read: %s" % error, "copy the bundle again")
     if not isinstance(manifest, dict) or not isinstance(manifest.get("format"), int):
-        raise HarnessError(50, "manifest.json is not a bundle's manifest")
+        raise HarnessError(50, "manifest.json is not a bundle's manifest", "copy the bundle again")
     if manifest["format"] > FORMAT:
         raise HarnessError(
             50,
@@ -102,19 +102,32 @@ def load_model(folder, manifest, part, threads):
     except ImportError as error:
         raise HarnessError(52, "%s" % error, "python3 -m pip install -r requirements.txt")
     except Exception as error:
-        raise HarnessError(52, "%s cannot load the model: %s" % (manifest["target"], first_line(error)))
+        raise HarnessError(
+            52,
+            "%s cannot load the model: %s" % (manifest["target"], first_line(error)),
+            "install the versions in requirements.txt",
+        )
 
 
 def golden(folder, which):
     """The golden arrays, one dict a sample; the file holds them as <sample>/<name>."""
+    samples = {}
+    for key, array in golden_arrays(folder, which).items():
+        index, name = key.split("/", 1)
+        samples.setdefault(int(index), {})[name] = array
+    return [samples[index] for index in sorted(samples)]
+
+
+def golden_arrays(folder, which):
+    """The arrays of golden/<which>.npz by name."""
     import numpy as np
 
-    samples = {}
-    with np.load(os.path.join(folder, "golden", which + ".npz"), allow_pickle=False) as arrays:
-        for key in arrays.files:
-            index, name = key.split("/", 1)
-            samples.setdefault(int(index), {})[name] = arrays[key]
-    return [samples[index] for index in sorted(samples)]
+    name = "golden/%s.npz" % which
+    try:
+        with np.load(os.path.join(folder, *name.split("/")), allow_pickle=False) as arrays:
+            return {key: arrays[key] for key in arrays.files}
+    except Exception as error:  # zipfile, zlib and numpy have many
+        raise HarnessError(50, "%s cannot be read: %s" % (name, first_line(error)), "copy the bundle again")
 
 
 def default_threads(manifest):

@@ -1,13 +1,12 @@
 """The golden check: does the bundle answer as it did where it was built? Python 3.8."""
 
-import os
-
 from edgepack_device.figures import flat, relative_error, sqnr_db
 from edgepack_device.files import (
     HarnessError,
     default_threads,
     first_line,
     golden,
+    golden_arrays,
     load_model,
     load_module,
     read_manifest,
@@ -17,6 +16,7 @@ from edgepack_device.machine import refuse_wrong_machine
 
 # Above this, the rounding of float arithmetic moves the figure by more than a decibel from CPU to CPU.
 FLOAT_NOISE_DB = 60.0
+OTHER_VERSIONS = "install the versions in requirements.txt; if they are, build the bundle for this device"
 
 
 def check(folder, threads=None, build_machine=False):
@@ -38,7 +38,7 @@ def check(folder, threads=None, build_machine=False):
     try:
         answers = [model(feed) for feed in inputs]
     except Exception as error:
-        raise HarnessError(52, "%s cannot run the model: %s" % (manifest["target"], first_line(error)))
+        raise HarnessError(52, "%s cannot run the model: %s" % (manifest["target"], first_line(error)), OTHER_VERSIONS)
     report = {"ok": True, "samples": len(answers), "versions": runner.versions(), "outputs": {}}
     expected, reference = golden(folder, "expected"), golden(folder, "reference")
     for output in manifest["golden"]["outputs"]:
@@ -46,7 +46,7 @@ def check(folder, threads=None, build_machine=False):
         actual = [answer[name] for answer in answers]
         wanted = [sample[name] for sample in expected]
         if [array.shape for array in actual] != [array.shape for array in wanted]:
-            raise HarnessError(51, "output %s has another shape than on the build machine" % name)
+            raise HarnessError(51, "output %s has another shape than on the build machine" % name, OTHER_VERSIONS)
         report["outputs"][name] = compare(output, flat(wanted), flat([s[name] for s in reference]), flat(actual))
     return report
 
@@ -63,6 +63,7 @@ def compare(output, expected, reference, actual):
                 51,
                 "output %s differs from the build machine's in %d of %d values, and should not in any"
                 % (name, int(np.sum(expected != actual)), actual.size),
+                OTHER_VERSIONS,
             )
     elif tolerance["kind"] == "relative":
         figures["relative_error"] = relative_error(expected, actual)
@@ -71,6 +72,7 @@ def compare(output, expected, reference, actual):
                 51,
                 "output %s is off by %.1e of its range, at most %.0e is allowed"
                 % (name, figures["relative_error"], tolerance["at_most"]),
+                OTHER_VERSIONS,
             )
     else:
         figures["expected_sqnr_db"] = sqnr_db(expected, actual)
@@ -79,6 +81,7 @@ def compare(output, expected, reference, actual):
                 51,
                 "output %s is %.1f dB from the build machine's, at least %.0f dB is needed"
                 % (name, figures["expected_sqnr_db"], tolerance["at_least_db"]),
+                OTHER_VERSIONS,
             )
     if output["reference_sqnr_db"] is not None:
         figures["reference_sqnr_db"] = sqnr_db(reference, actual)
@@ -88,20 +91,17 @@ def compare(output, expected, reference, actual):
                 51,
                 "output %s is %.1f dB from the float original, the build recorded %.1f dB"
                 % (name, figures["reference_sqnr_db"], output["reference_sqnr_db"]),
+                OTHER_VERSIONS,
             )
     return figures
 
 
 def check_preprocessing(folder, manifest, inputs):
     """The first golden sample's own pixels must become exactly the first golden input."""
-    import numpy as np
-
     spec = manifest.get("preprocess")
     if not spec or not spec.get("golden"):
         return
-    with np.load(os.path.join(folder, "golden", "pixels.npz"), allow_pickle=False) as arrays:
-        pixels = arrays["pixels"]
-    made = load_module(folder, "preprocess").apply(pixels, spec)
+    made = load_module(folder, "preprocess").apply(golden_arrays(folder, "pixels")["pixels"], spec)
     wanted = inputs[0][spec["input"]].reshape(made.shape)
     if relative_error(wanted, made) > 1e-5:
-        raise HarnessError(51, "preprocessing gives other values here than on the build machine")
+        raise HarnessError(51, "preprocessing gives other values here than on the build machine", OTHER_VERSIONS)

@@ -31,7 +31,7 @@ def refuse_wrong_machine(manifest):
         raise HarnessError(
             55,
             "this bundle's wheels need glibc %s, and this system has %s" % (needed["glibc"], there),
-            "build it with --device %s@SYSTEM for this system" % board,
+            "build it with --device %s@SYSTEM for this system" % str(board).partition("@")[0],
         )
     if needed.get("int8_dot_product") and here == "x86_64" and not has_dot_product():
         raise HarnessError(
@@ -83,7 +83,9 @@ def install(folder):
                         continue
                     target = os.path.realpath(os.path.join(fresh, entry))
                     if not target.startswith(os.path.realpath(fresh) + os.sep):
-                        raise HarnessError(50, "%s holds a path that leads outside: %s" % (name, entry))
+                        raise HarnessError(
+                            50, "%s holds a path that leads outside: %s" % (name, entry), "build the bundle again"
+                        )
                     wheel.extract(entry, fresh)
         hoist_data_folders(fresh)
         shutil.rmtree(library, ignore_errors=True)

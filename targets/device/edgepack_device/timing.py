@@ -8,7 +8,16 @@ import sys
 import time
 
 from edgepack_device.figures import ratio, summary
-from edgepack_device.files import FORMAT, HarnessError, default_threads, first_line, golden, load_model, read_manifest
+from edgepack_device.files import (
+    FORMAT,
+    HarnessError,
+    default_threads,
+    first_line,
+    golden,
+    load_model,
+    read_manifest,
+    sha256,
+)
 from edgepack_device.machine import environment, peak_memory_mb
 
 # Pairs of processes that a measurement is spread over.
@@ -20,6 +29,8 @@ def bench(folder, threads=None, seconds=2.0, parts=("model", "baseline")):
     manifest = read_manifest(folder)
     threads = threads or default_threads(manifest)
     parts = [part for part in parts if part_is_here(folder, manifest, part)]
+    if "baseline" in parts:
+        verify_baseline(folder, manifest["baseline"])
     load_before = os.getloadavg() if hasattr(os, "getloadavg") else None
     processes = {part: [] for part in parts}
     for _ in range(PROCESSES):
@@ -37,6 +48,12 @@ def bench(folder, threads=None, seconds=2.0, parts=("model", "baseline")):
         rounds = {part: [facts["rounds_ms"] for facts in processes[part]] for part in parts}
         result["ratio"] = ratio(rounds["baseline"], rounds["model"])
     return result
+
+
+def verify_baseline(folder, entry):
+    """The original does not go to the device, so SHA256SUMS does not list it; here a figure hangs on it."""
+    if sha256(os.path.join(folder, *entry["file"].split("/"))) != entry.get("sha256"):
+        raise HarnessError(50, "%s has been altered or damaged" % entry["file"], "copy or build the bundle again")
 
 
 def time_pair(folder, parts, threads, seconds):
@@ -97,7 +114,11 @@ class Worker(object):
     def answer(self):
         line = self.process.stdout.readline()
         if not line:
-            raise HarnessError(52, "the process that times %s died (exit code %s)" % (self.part, self.process.wait()))
+            raise HarnessError(
+                52,
+                "the process that times %s died (exit code %s)" % (self.part, self.process.wait()),
+                "is there memory enough? `harness.py check` runs it once",
+            )
         answer = json.loads(line.decode())
         if "error" in answer:
             raise HarnessError(answer["code"], answer["error"], answer.get("hint", ""))
