@@ -55,8 +55,18 @@ def test_the_folder_holds_what_its_documentation_says(demo_build: pipeline.Build
     text = (Path(__file__).parent.parent / "docs" / "bundle.md").read_text(encoding="utf-8")
     top = {path.name for path in demo_build.bundle.iterdir()}
     assert top == set(
-        "manifest.json SHA256SUMS harness.py edgepack_device runner.py preprocess.py requirements.txt model golden "
-        "baseline".split()
+        [
+            "manifest.json",
+            "SHA256SUMS",
+            "harness.py",
+            "edgepack_device",
+            "runner.py",
+            "preprocess.py",
+            "requirements.txt",
+            "model",
+            "golden",
+            "baseline",
+        ]
     )
     assert all(name in text for name in top)
     assert all(f"`{key}`" in text or f"`{key}." in text for key in manifest(demo_build.bundle))
