@@ -18,8 +18,8 @@ from edgepack.pipeline import Build
 
 def build_report(built: Build) -> RenderableType:
     """The closing table of a build: what, before, after, change."""
-    title = f"{escape(built.name)} for {built.device}: {built.target}, {built.precision}"
-    table = Table(title=title, title_justify="left")
+    title = f"{built.name} for {built.device}: {built.target}, {built.precision}"
+    table = Table()
     table.add_column("")
     table.add_column("original", justify="right")
     table.add_column("built", justify="right")
@@ -28,7 +28,7 @@ def build_report(built: Build) -> RenderableType:
     table.add_row("size", size(original), size(model), f"{100 * model / original:.1f} % of the original")
     _quality_rows(table, built.quality)
     _latency_rows(table, built.latency)
-    lines: list[RenderableType] = [table, Text(_footnote(built), style="dim")]
+    lines: list[RenderableType] = [_heading(title), table, Text(_footnote(built), style="dim")]
     lines.append(Text(f"precision: {built.precision}; {built.reason}"))
     lines += [Text(note, style="dim") for note in built.notes]
     lines += [Text(f"! {warning}", style="yellow") for warning in built.warnings]
@@ -36,6 +36,10 @@ def build_report(built: Build) -> RenderableType:
     archive = f"{built.archive} ({size(built.sizes['archive'])})"
     lines.append(Text.assemble("bundle: ", (str(built.bundle), "bold"), ", packed: ", (archive, "bold")))
     return Group(*lines)
+
+
+def _heading(text: str) -> Text:
+    return Text(text, style="bold")
 
 
 def _quality_rows(table: Table, quality: Quality | None) -> None:
@@ -85,14 +89,14 @@ def bench_report(result: Mapping[str, Any]) -> RenderableType:
     about, models = result["bundle"], result["models"]
     threads = f"{result['threads']} thread{'s' if result['threads'] > 1 else ''}"
     where = "this machine" if result.get("host", "local") == "local" else result["host"]
-    title = f"{escape(about['name'])}: {about['target']}, {about['precision']}, {threads}, on {where}"
+    title = f"{about['name']}: {about['target']}, {about['precision']}, {threads}, on {where}"
     if result.get("emulated"):
         return Group(
-            Text(title, style="bold"),
+            _heading(title),
             Text(check_words(result["check"])),
             Text("! an emulated board: it shows that the bundle runs and answers, its times mean nothing", "yellow"),
         )
-    table = Table(title=title, title_justify="left")
+    table = Table()
     table.add_column("")
     parts = [part for part in ("baseline", "model") if part in models]
     for part in parts:
@@ -110,7 +114,7 @@ def bench_report(result: Mapping[str, Any]) -> RenderableType:
     ]
     for label, words in rows:
         table.add_row(label, *(words(models[part]) for part in parts))
-    lines: list[RenderableType] = [table]
+    lines: list[RenderableType] = [_heading(title), table]
     if "ratio" in result:
         ratio = result["ratio"]
         how = f"median of {ratio['rounds']} rounds in turn, {ratio['processes']} processes each; 95 % interval"
@@ -124,7 +128,7 @@ def bench_report(result: Mapping[str, Any]) -> RenderableType:
 
 
 def inspection(found: Inspection) -> RenderableType:
-    table = Table(title=escape(found.path), title_justify="left", show_header=False)
+    table = Table(show_header=False)
     table.add_column(style="bold")
     table.add_column()
     for title, tensors in (("inputs", found.inputs), ("outputs", found.outputs)):
@@ -145,7 +149,7 @@ def inspection(found: Inspection) -> RenderableType:
     table.add_row("operators", escape(operators))
     if found.int8_share is not None:
         table.add_row("int8", f"{100 * found.int8_share:.0f} % of the operators with weights")
-    lines: list[RenderableType] = [table]
+    lines: list[RenderableType] = [_heading(found.path), table]
     for what, advice in found.obstacles:
         lines.append(Text.assemble(("! ", "yellow"), what, (f" — {advice}" if advice else "", "dim")))
     if not found.obstacles:
@@ -155,7 +159,7 @@ def inspection(found: Inspection) -> RenderableType:
 
 def bundle_inspection(found: BundleInspection) -> RenderableType:
     manifest = found.manifest
-    table = Table(title=escape(found.path), title_justify="left", show_header=False)
+    table = Table(show_header=False)
     table.add_column(style="bold")
     table.add_column()
     table.add_row(
@@ -173,11 +177,11 @@ def bundle_inspection(found: BundleInspection) -> RenderableType:
     golden = manifest["golden"]
     table.add_row("golden", f"{golden['samples']} {'synthetic' if golden['synthetic'] else 'real'} samples")
     table.add_row("files", "as built" if found.whole else f"[red]{escape(found.damage)}[/]")
-    return table
+    return Group(_heading(found.path), table)
 
 
 def device_table(boards: Mapping[str, Device]) -> RenderableType:
-    table = Table(title="devices", title_justify="left")
+    table = Table()
     for column in ("name", "board", "CPU", "systems"):
         table.add_column(column)
     for name, board in boards.items():
@@ -186,7 +190,7 @@ def device_table(boards: Mapping[str, Device]) -> RenderableType:
 
 
 def device(board: Device, meaning: list[str]) -> RenderableType:
-    table = Table(title=f"{board.name}: {escape(board.title)}", title_justify="left", show_header=False)
+    table = Table(show_header=False)
     table.add_column(style="bold")
     table.add_column()
     table.add_row("CPU", f"{board.cores} × {board.cpu}, {board.arch}")
@@ -199,7 +203,7 @@ def device(board: Device, meaning: list[str]) -> RenderableType:
     if board.gpu is not None:
         abilities = [name for name in ("int8", "fp16", "sparsity") if getattr(board.gpu, name)]
         table.add_row("GPU", f"compute capability {board.gpu.compute}: {', '.join(abilities)}; {board.gpu.dla} DLA")
-    return Group(table, *(Text(f"- {line}") for line in meaning))
+    return Group(_heading(f"{board.name}: {board.title}"), table, *(Text(f"- {line}") for line in meaning))
 
 
 def _tensor(tensor: Mapping[str, Any]) -> str:
