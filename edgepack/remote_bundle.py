@@ -158,8 +158,7 @@ def _deliver(remote: Remote, folder: Path, manifest: bundle.Manifest, progress: 
 
 def _job(remote: Remote, manifest: bundle.Manifest, place: str, arguments: list[str]) -> dict[str, Any]:
     """Run the harness there as a job that outlives the connection."""
-    remote.start("harness", _HARNESS, [manifest["requires"]["python"], place, *arguments, "--json"])
-    done = remote.wait("harness")
+    done = remote.run("harness", _HARNESS, [manifest["requires"]["python"], place, *arguments, "--json"])
     if done.returncode != 0:
         raise _failure(remote, done)
     try:

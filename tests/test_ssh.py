@@ -489,7 +489,7 @@ def small_disk(device: SshDevice) -> Iterator[SshDevice]:
         ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(device.home)], capture_output=True, text=True
     )
     if mount.returncode:
-        pytest.skip(f"this user may not mount a small disk: {mount.stderr.strip()}")
+        pytest.skip(f"this user may not mount a small disk: {mount.stderr.strip().splitlines()[0]}")
     yield device
     device.stop()
     device.kill_all()
