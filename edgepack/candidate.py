@@ -16,7 +16,7 @@ from edgepack.model import Model, TensorSpec
 from edgepack.passes.fit_format import fit_format
 from edgepack.passes.half import half
 from edgepack.passes.placement import integer_only
-from edgepack.passes.quantize import observed_tensors, quantize
+from edgepack.passes.quantize import observed_channels, observed_tensors, quantize
 from edgepack.plan import Plan
 from edgepack.reference import Session
 from edgepack.samples import Feed, Samples
@@ -135,8 +135,9 @@ def lowered_form(given: Ingredients, precision: str, progress: Progress) -> tupl
             observed_tensors(given.clean, scheme),
             given.data,
             lambda done, total: progress("calibrating", done, total),
+            channels=observed_channels(given.clean, scheme),
         )
-        result = quantize(given.clean, scheme, statistics.ranges)
+        result = quantize(given.clean, scheme, statistics.ranges, statistics.means)
         bits = ", 7-bit weights since this CPU adds products with saturation" if scheme.weight_bits == 7 else ""
         return result.model, f"{result.note}{bits}; ranges from {statistics.samples} samples"
     return given.clean, ""

@@ -15,7 +15,9 @@ import onnx_ir as ir
 from edgepack.errors import UnsupportedOperator
 from edgepack.model import Model, constant
 from edgepack.passes import PassResult
+from edgepack.passes.correct_bias import input_channels, mean_shift
 from edgepack.passes.placement import Placement, place
+from edgepack.statistics import Channels
 from edgepack.target import Scheme
 
 # s_input·s_weight must stay a normal float32, and |bias| / (s_input·s_weight) within int32.
@@ -31,8 +33,16 @@ class Grid:
     zero_point: np.ndarray
 
 
-def quantize(model: Model, scheme: Scheme, ranges: Mapping[str, tuple[float, float]]) -> PassResult:
+def quantize(
+    model: Model,
+    scheme: Scheme,
+    ranges: Mapping[str, tuple[float, float]],
+    means: Mapping[str, np.ndarray] | None = None,
+) -> PassResult:
     """Write `model` with Q/DQ by `scheme`, activations in the given (min, max) ranges.
+
+    Args:
+        means: of the channels of tensors; the bias of a layer whose input is among them is corrected.
 
     Raises:
         UnsupportedOperator: nothing in the model can be quantized; it says why.
@@ -43,7 +53,7 @@ def quantize(model: Model, scheme: Scheme, ranges: Mapping[str, tuple[float, flo
     grids = activation_grids(placement, ranges, scheme)
     weights: dict[tuple[object, ...], ir.Value] = {}
     for node in placement.weighted:
-        _write_weights(result.ir.graph, node, grids, scheme, weights)
+        _write_weights(result.ir.graph, node, grids, scheme, weights, means or {})
     for node in placement.light:
         _write_constants(result.ir.graph, node, scheme)
     for name in placement.tensors:
@@ -65,6 +75,16 @@ def observed_tensors(model: Model, scheme: Scheme) -> list[str]:
     placement = place(model, scheme)
     refuse_empty(placement)
     return list(placement.tensors)
+
+
+def observed_channels(model: Model, scheme: Scheme) -> dict[str, Channels]:
+    """The tensors whose channel means bias correction will need."""
+    found = {}
+    for node in place(model, scheme).weighted:
+        channels = input_channels(node)
+        if channels is not None and node.inputs[0] is not None:
+            found[str(node.inputs[0].name)] = channels
+    return found
 
 
 def refuse_empty(placement: Placement) -> None:
@@ -116,11 +136,14 @@ def weight_grid(weight: np.ndarray, axis: int | None, bits: int, floor: np.ndarr
 def round_to(weight: np.ndarray, grid: Grid, axis: int | None, bits: int) -> np.ndarray:
     """The nearest integers of the grid, int8."""
     limit = 2 ** (bits - 1) - 1
-    scale = (
-        grid.scale if axis is None else np.expand_dims(grid.scale, tuple(i for i in range(weight.ndim) if i != axis))
-    )
+    scale = spread(grid.scale, weight.ndim, axis)
     integers: np.ndarray = np.clip(np.rint(weight / scale), -limit, limit).astype(np.int8)
     return integers
+
+
+def spread(scale: np.ndarray, rank: int, axis: int | None) -> np.ndarray:
+    """One scale a channel, shaped to multiply a weight of that rank."""
+    return scale if axis is None else np.expand_dims(scale, tuple(i for i in range(rank) if i != axis))
 
 
 def channel_axis(node: ir.Node, weight: np.ndarray) -> int | None:
@@ -140,37 +163,58 @@ def _write_weights(
     grids: Mapping[str, Grid],
     scheme: Scheme,
     written: dict[tuple[object, ...], ir.Value],
+    means: Mapping[str, np.ndarray],
 ) -> None:
-    value = node.inputs[1]
+    """Weights on their grid, and a bias that makes up for what that did to the mean output."""
+    value, data = node.inputs[1], node.inputs[0]
     weight = constant(value)
-    assert value is not None and weight is not None and node.inputs[0] is not None
+    assert value is not None and weight is not None and data is not None
     axis = channel_axis(node, weight)
-    input_scale = float(grids[str(node.inputs[0].name)].scale)
-    bias = constant(node.inputs[2]) if len(node.inputs) > 2 and node.op_type != "MatMul" else None
-    quantize_bias = bias is not None and scheme.bias_bits == 32
+    input_scale = float(grids[str(data.name)].scale)
+    bias = _bias_of(node, weight, axis)
     floor: np.ndarray | float = _SMALLEST_SCALE / input_scale
-    if quantize_bias:
-        channels = 1 if axis is None else weight.shape[axis]
-        bias = np.broadcast_to(np.asarray(bias).reshape(-1), (weight.shape[_channels_of(node, axis)],))
-        largest = np.abs(bias) if channels > 1 or axis is not None else np.abs(bias).max()
+    if bias is not None and scheme.bias_bits == 32:
+        largest = np.abs(bias) if axis is not None else np.abs(bias).max()
         floor = np.maximum(floor, largest / (_LARGEST_BIAS * input_scale))
     grid = weight_grid(weight, axis, scheme.weight_bits, floor)
+    integers = round_to(weight, grid, axis, scheme.weight_bits)
     key = (value.name, axis, grid.scale.tobytes())
     if key not in written:
-        integers = round_to(weight, grid, axis, scheme.weight_bits)
         written[key] = _dequantized(graph, node, f"{value.name}", integers, grid, axis, len(written))
+    channels = input_channels(node)
+    if channels is not None and str(data.name) in means:
+        error = integers * spread(grid.scale, weight.ndim, axis) - weight
+        shift = mean_shift(node, error, means[str(data.name)])
+        bias = (0.0 if bias is None else bias) - shift
     node.replace_input_with(1, written[key])
-    if quantize_bias:
-        assert bias is not None
-        scale = (np.float64(input_scale) * grid.scale).astype(np.float32)
-        integers = np.clip(np.rint(bias / scale.astype(np.float64)), -(2**31), 2**31 - 1).astype(np.int32)
-        bias_grid = Grid(scale=scale, zero_point=np.zeros(scale.shape, np.int32))
-        name = f"{value.name}_bias_{node.name or node.outputs[0].name}"
-        node.replace_input_with(2, _dequantized(graph, node, name, integers, bias_grid, 0 if scale.ndim else None))
+    if bias is not None:
+        _write_bias(
+            graph, node, f"{value.name}_bias_{node.name or node.outputs[0].name}", bias, input_scale, grid, scheme
+        )
 
 
-def _channels_of(node: ir.Node, axis: int | None) -> int:
-    return axis if axis is not None else 1
+def _bias_of(node: ir.Node, weight: np.ndarray, axis: int | None) -> np.ndarray | None:
+    """The node's bias, one number a channel; None if it has none."""
+    array = constant(node.inputs[2]) if len(node.inputs) > 2 and node.op_type != "MatMul" else None
+    if array is None:
+        return None
+    bias = array.reshape(-1).astype(np.float64)
+    # Gemm takes one number for all channels too.
+    return np.broadcast_to(bias, (weight.shape[axis],)) if node.op_type == "Gemm" and axis is not None else bias
+
+
+def _write_bias(
+    graph: ir.Graph, node: ir.Node, name: str, bias: np.ndarray, input_scale: float, grid: Grid, scheme: Scheme
+) -> None:
+    if len(node.inputs) < 3:
+        node.resize_inputs(3)
+    if scheme.bias_bits == 0:
+        node.replace_input_with(2, _initializer(graph, name, bias.astype(np.float32)))
+        return
+    scale = (np.float64(input_scale) * grid.scale).astype(np.float32)
+    integers = np.clip(np.rint(bias / scale.astype(np.float64)), -(2**31), 2**31 - 1).astype(np.int32)
+    bias_grid = Grid(scale=scale, zero_point=np.zeros(scale.shape, np.int32))
+    node.replace_input_with(2, _dequantized(graph, node, name, integers, bias_grid, 0 if scale.ndim else None))
 
 
 def _write_constants(graph: ir.Graph, node: ir.Node, scheme: Scheme) -> None:

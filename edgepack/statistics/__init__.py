@@ -1,5 +1,5 @@
 """Statistics of a float model over calibration samples, in one streaming pass."""
 
-from edgepack.statistics.ranges import Statistics, collect
+from edgepack.statistics.ranges import Channels, Statistics, collect
 
-__all__ = ["Statistics", "collect"]
+__all__ = ["Channels", "Statistics", "collect"]
