@@ -82,17 +82,12 @@ def make(given: Ingredients, precision: str, folder: Path, seconds: float, progr
     built = runtime.load(str(folder / "model" / file), threads)
     expected = [built(feed) for feed in given.golden]
     reference = [given.session.run(feed) for feed in given.golden]
-    requirements = plan.requirements(images=_has_images(given))
+    requirements = plan.requirements(images=_pictures(given) is not None)
     bundle.write_payload(folder, plan.target_name, requirements)
     if given.wheels:
         progress("fetching wheels", 0, 0)
         notes.append(wheels.fetch(requirements, plan.device, folder / wheels.FOLDER))
-    bundle.write_arrays(folder / "golden" / "inputs.npz", golden.by_sample(given.golden))
-    bundle.write_arrays(folder / "golden" / "expected.npz", golden.by_sample(expected))
-    bundle.write_arrays(folder / "golden" / "reference.npz", golden.by_sample(reference))
-    if _has_images(given):
-        assert given.data is not None and given.data.pixels is not None
-        bundle.write_arrays(folder / "golden" / "pixels.npz", {"pixels": given.data.pixels(0)})
+    _write_golden(given, folder / "golden", expected, reference)
     exact = precision == "int8" and plan.scheme.bit_exact and integer_only(model, plan.scheme)
     terms = golden.terms(model, expected, reference, precision, exact)
     baseline = _baseline_runs(plan, folder)
@@ -143,8 +138,18 @@ def lowered_form(given: Ingredients, precision: str, progress: Progress) -> tupl
     return given.clean, ""
 
 
-def _has_images(given: Ingredients) -> bool:
-    return given.data is not None and given.data.spec is not None
+def _pictures(given: Ingredients) -> Samples | None:
+    """The samples that the golden inputs are from, if they are images."""
+    source = given.data or given.judged
+    return source if source is not None and source.spec is not None else None
+
+
+def _write_golden(given: Ingredients, folder: Path, expected: list[Feed], reference: list[Feed]) -> None:
+    for name, feeds in (("inputs", given.golden), ("expected", expected), ("reference", reference)):
+        bundle.write_arrays(folder / f"{name}.npz", golden.by_sample(feeds))
+    pictures = _pictures(given)
+    if pictures is not None and pictures.pixels is not None:
+        bundle.write_arrays(folder / "pixels.npz", {"pixels": pictures.pixels(0)})
 
 
 def _baseline_runs(plan: Plan, folder: Path) -> str:
@@ -167,7 +172,8 @@ def _manifest(
     original: Path | None,
 ) -> bundle.Manifest:
     plan = given.plan
-    spec = given.data.spec if given.data is not None else None
+    pictures = _pictures(given)
+    spec = pictures.spec if pictures is not None else None
     return {
         "format": harness().FORMAT,
         "name": given.name,

@@ -207,6 +207,14 @@ def test_a_folder_of_images_builds_like_an_array(demo_build: pipeline.Build, tmp
     assert one.read_bytes() == two.read_bytes()
 
 
+def test_images_that_only_judge_are_preprocessed_on_the_device_too(tmp_path: Path) -> None:
+    built = edgepack.build(
+        demo.MODEL, tmp_path / "out", precision="fp32", eval=demo.EVALUATION, preprocess=demo.PREPROCESS, **FAST,  # type: ignore[arg-type]
+    )  # fmt: skip
+    assert manifest(tmp_path / "out")["preprocess"]["input"] == "image"  # type: ignore[index]
+    assert (tmp_path / "out" / "golden" / "pixels.npz").is_file() and built.check["ok"]
+
+
 # --- what auto decides ------------------------------------------------------------------------------------
 
 
