@@ -24,6 +24,13 @@ FEATURES = (
 )  # fmt: skip
 _DOT_PRODUCT = {"avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm"}
 HOST = "host"
+# "CPU part" in /proc/cpuinfo of ARM Ltd.'s own cores (gcc, aarch64-cores.def).
+_PARTS = {
+    "0xd03": "Cortex-A53", "0xd04": "Cortex-A35", "0xd05": "Cortex-A55", "0xd07": "Cortex-A57", "0xd08": "Cortex-A72",
+    "0xd09": "Cortex-A73", "0xd0b": "Cortex-A76", "0xd0c": "Neoverse N1", "0xd40": "Neoverse V1", "0xd41": "Cortex-A78",
+    "0xd42": "Cortex-A78AE", "0xd46": "Cortex-A510", "0xd47": "Cortex-A710",
+    "0xd49": "Neoverse N2", "0xd4f": "Neoverse V2",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -279,7 +286,8 @@ def detect() -> Device:
     flags = (cpuinfo.get("flags") or cpuinfo.get("features") or "").split()
     facts = Facts(
         machine=platform.machine(),
-        cpu=cpuinfo.get("model name") or platform.processor() or platform.machine(),
+        cpu=core_name(cpuinfo.get("model name") or cpuinfo.get("cpu part") or platform.processor())
+        or platform.machine(),
         flags=tuple(flags),
         cores=available_cores(),
         memory_mb=_memory_mb(),
@@ -317,6 +325,11 @@ def from_facts(name: str, title: str, facts: Facts) -> Device:
         int8_gain="expected" if dots or (arch == "x86_64" and "avx2" in features) else "measure",
         int8_why=f"it has {', '.join(dots)}" if dots else "it has no int8 dot product",
     )
+
+
+def core_name(model: str) -> str:
+    """A core by its name, from what /proc/cpuinfo calls its model or part."""
+    return _PARTS.get(model.lower(), "" if model.startswith("0x") else model)
 
 
 def architecture(machine: str) -> str:

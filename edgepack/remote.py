@@ -224,7 +224,8 @@ class Remote:
         """What the host says about itself, in one round trip; None for what it does not say.
 
         Keys: machine (uname -m; a 32-bit system on a 64-bit kernel tells itself by python_bits), python, python_bits,
-        glibc, memory_kb, memory_available_kb, disk_free_bytes, cpu_flags (a list), cores, boot_id.
+        glibc, memory_kb, memory_available_kb, disk_free_bytes, cpu (its model, or ARM's part number), cpu_flags (a
+        list), cores, boot_id.
         """
         return read_facts(self._run(scripts.FACTS, FOLDER, scripts.PYTHON_FACTS).stdout.decode(errors="replace"))
 

@@ -110,10 +110,10 @@ def detect(on: str, name: str) -> device.Device:
         facts = remote.facts()
         return device.from_facts(
             name,
-            f"{facts.get('machine')} at {on}",
+            f"{device.core_name(facts.get('cpu') or '') or facts.get('machine')} at {on}",
             device.Facts(
                 machine=facts.get("machine") or "",
-                cpu=facts.get("machine") or "unknown",
+                cpu=device.core_name(facts.get("cpu") or "") or facts.get("machine") or "unknown",
                 flags=tuple(facts.get("cpu_flags") or ()),
                 cores=facts.get("cores") or 1,
                 memory_mb=(facts.get("memory_kb") or 1_048_576) // 1024,

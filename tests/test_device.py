@@ -188,3 +188,10 @@ def test_a_detected_profile_can_be_pasted_into_a_file(tmp_path: Path) -> None:
 def test_the_file_of_edgepack_says_what_its_keys_mean() -> None:
     head = _root.DEVICES.read_text(encoding="utf-8").partition("\nsystems:")[0]
     assert all(key in head for key in [*BOARD, "gpu", "note", "python", "glibc"])
+
+
+@pytest.mark.parametrize(
+    ("model", "name"), [("0xd08", "Cortex-A72"), ("0xD0B", "Cortex-A76"), ("0xfff", ""), ("AMD EPYC", "AMD EPYC")]
+)
+def test_arm_cores_are_called_by_their_names(model: str, name: str) -> None:
+    assert device.core_name(model) == name

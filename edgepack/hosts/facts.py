@@ -14,6 +14,7 @@ def read_facts(text: str) -> dict[str, Any]:
         sections[title] = body.strip()
     python = dict(re.findall(r"^(\w+) (\S+)$", sections.get("python", ""), re.MULTILINE))
     memory = dict(re.findall(r"^(\w+):\s+(\d+) kB$", sections.get("memory", ""), re.MULTILINE))
+    model = re.search(r"^(?:model name|CPU part)\s*:\s*(.+)$", sections.get("cpu", ""), re.MULTILINE)
     flags = re.search(r"^(?:flags|Features)\s*:(.*)$", sections.get("cpu", ""), re.MULTILINE)
     cores = len(re.findall(r"^processor\s*:", sections.get("cpu", ""), re.MULTILINE))
     disk = re.search(r"(\d+)\s+\d+%\s+\S*$", sections.get("disk", ""))
@@ -28,6 +29,7 @@ def read_facts(text: str) -> dict[str, Any]:
         "memory_available_kb": _number(memory.get("MemAvailable")),
         "disk_free_bytes": int(disk[1]) * 1024 if free is None and disk else free,
         "cpu_flags": flags[1].split() if flags else None,
+        "cpu": model[1].strip() if model else None,
         "cores": cores or None,
         "boot_id": sections.get("boot") or None,
     }
