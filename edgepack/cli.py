@@ -351,17 +351,12 @@ def _show(data: object, as_json: bool, rendered: Callable[[], Any]) -> None:
 def _progress() -> Iterator[Progress]:
     """A progress bar on stderr, gone when the work is done; nothing where stderr is no terminal."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bar
 
     console = Console(stderr=True)
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
+    count = TextColumn("{task.fields[count]}")
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), count, TimeElapsedColumn())
     with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         tasks: dict[str, TaskID] = {}
 
@@ -370,8 +365,10 @@ def _progress() -> Iterator[Progress]:
                 for old in tasks.values():
                     bar.remove_task(old)
                 tasks.clear()
-                tasks[what] = bar.add_task(what, total=total or None)
-            bar.update(tasks[what], completed=done, total=total or None)
+                tasks[what] = bar.add_task(what, total=total or None, count="")
+            # Steps count samples, uploads bytes; a step of unknown length counts nothing.
+            words = f"{done:,}/{total:,}" if total else ""
+            bar.update(tasks[what], completed=done, total=total or None, count=words)
 
         try:
             yield report
