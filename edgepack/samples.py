@@ -11,6 +11,7 @@ import hashlib
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -136,7 +137,7 @@ def _archive(path: Path, model: Model, spec: Spec | None) -> Samples:
         source=str(path),
         count=count,
         read=one,
-        digest=lambda index: _digest(one(index)),
+        digest=cache(lambda index: _digest(one(index))),
         labels=_check_labels(labels, count * rows, str(path)),
         stackable=set(steps.values()) == {1} and _takes_rows(model),
     )
@@ -263,7 +264,7 @@ def _array_files(path: Path, files: list[Path], model: Model) -> Samples:
         return feed
 
     one(0)
-    return Samples(source=str(path), count=len(files), read=one, digest=lambda index: _digest(one(index)))
+    return Samples(source=str(path), count=len(files), read=one, digest=cache(lambda index: _digest(one(index))))
 
 
 def _image_labels(path: Path, images: list[Path], classes: list[str] | None) -> tuple[list[Path], np.ndarray | None]:
@@ -284,6 +285,12 @@ def _image_labels(path: Path, images: list[Path], classes: list[str] | None) -> 
             named.append((path / row[0], row[1].strip()))
     elif all(image.parent != path for image in images):
         named = [(image, image.relative_to(path).parts[0]) for image in images]
+    elif any(image.parent != path for image in images):
+        loose = next(image.name for image in images if image.parent == path)
+        raise LabelsError(
+            f"{path} holds images in folders, and others such as {loose} beside them",
+            "class folders hold all of the images, or none",
+        )
     else:
         return images, None
     if not named:
@@ -358,7 +365,7 @@ def _images(
         source=source,
         count=count,
         read=one,
-        digest=lambda index: _digest({"": pixels(index)}),
+        digest=cache(lambda index: _digest({"": pixels(index)})),
         labels=_check_labels(labels, count, source),
         stackable=spec["size"] is not None and _takes_rows(model),
         spec={**spec, "input": tensor.name},

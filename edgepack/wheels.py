@@ -12,7 +12,8 @@ from edgepack.errors import UnfitDevice
 from edgepack.pins import version_tuple
 
 FOLDER = "wheels"
-_LEGACY = {"manylinux2014": 17, "manylinux2010": 12, "manylinux1": 5}
+# The names of manylinux before it was called by its glibc.
+LEGACY = {"manylinux2014": 17, "manylinux2010": 12, "manylinux1": 5}
 
 
 def platforms(arch: str, glibc: str) -> list[str]:
@@ -20,7 +21,7 @@ def platforms(arch: str, glibc: str) -> list[str]:
     minor = version_tuple(glibc)[1]
     return [
         *(f"manylinux_2_{number}_{arch}" for number in range(minor, 4, -1)),
-        *(f"{name}_{arch}" for name, needed in _LEGACY.items() if needed <= minor),
+        *(f"{name}_{arch}" for name, needed in LEGACY.items() if needed <= minor),
     ]
 
 

@@ -22,24 +22,23 @@ from typing import Any
 
 import yaml
 
+from edgepack.wheels import LEGACY, platforms
+
 HERE = Path(__file__).parent
 TABLE = HERE / "wheels.yaml"
 PACKAGES = ("numpy", "pillow", "onnxruntime", "openvino", "tflite-runtime", "ai-edge-litert")
 NEWEST_GLIBC, OLDEST_GLIBC = 41, 17
 PYTHONS = ("3.8", "3.9", "3.10", "3.11", "3.12", "3.13", "3.14")
-_LEGACY = {"manylinux2014": 17, "manylinux2010": 12, "manylinux1": 5}
 
 
 def newest(package: str, python: str, arch: str, glibc: int) -> tuple[str, int] | None:
     """The newest wheel's version and the oldest glibc 2.x it runs on."""
     nodot = python.replace(".", "")
-    platforms = [f"manylinux_2_{minor}_{arch}" for minor in range(5, glibc + 1)]
-    platforms += [f"{name}_{arch}" for name, minor in _LEGACY.items() if minor <= glibc]
     command = [
         sys.executable, "-m", "pip", "install", "--dry-run", "--quiet", "--ignore-installed", "--no-deps",
         "--disable-pip-version-check", "--only-binary=:all:", "--python-version", python, "--implementation", "cp",
         *(part for abi in (f"cp{nodot}", "abi3", "none") for part in ("--abi", abi)),
-        *(part for platform in platforms for part in ("--platform", platform)),
+        *(part for platform in platforms(arch, f"2.{glibc}") for part in ("--platform", platform)),
         "--target", tempfile.gettempdir(), "--report", "-", package,
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True)
@@ -52,7 +51,7 @@ def newest(package: str, python: str, arch: str, glibc: int) -> tuple[str, int] 
 def glibc_of(wheel: str, arch: str) -> int:
     """The smallest glibc 2.x among a wheel's platform tags."""
     modern = [int(minor) for minor in re.findall(rf"manylinux_2_(\d+)_{arch}", wheel)]
-    legacy = [minor for name, minor in _LEGACY.items() if f"{name}_{arch}" in wheel]
+    legacy = [minor for name, minor in LEGACY.items() if f"{name}_{arch}" in wheel]
     return min([*modern, *legacy], default=0)
 
 

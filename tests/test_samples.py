@@ -643,3 +643,10 @@ def test_large_samples_are_joined_less(here: Path) -> None:
     samples = read(npz(here / "a.npz", x=np.zeros((4, 100_000), np.float32)), model)
     assert samples.stackable
     assert samples.batch() == 2
+
+
+def test_a_loose_image_beside_class_folders_does_not_drop_the_labels(here: Path) -> None:
+    save_pictures(here / "data", ["cat/a.png", "dog/b.png", "loose.png"], pictures(3))
+    model = models.in_edgepack(models.convnet())
+    with pytest.raises(LabelsError, match=r"loose\.png"):
+        read(here / "data", model, preprocess.read("size=16x16"))
