@@ -53,8 +53,7 @@ def pins(names: tuple[str, ...]) -> list[str]:
 
 def runtime_of(manifest: dict[str, Any]) -> tuple[str, ...]:
     """The distributions that a bundle's processes may see."""
-    images = ("pillow",) if manifest.get("preprocess") else ()
-    return ("numpy", *target.load(manifest["target"]).REQUIREMENTS, *images)
+    return target.packages(target.load(manifest["target"]), images=bool(manifest.get("preprocess")))
 
 
 def installed(package: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from edgepack import local, pins
@@ -38,7 +39,7 @@ class Plan:
 
     def requirements(self, *, images: bool) -> list[str]:
         """`name==version` lines for the device; for this machine with all that they require."""
-        packages = ("numpy", *self.target.REQUIREMENTS, *(("pillow",) if images else ()))
+        packages = targets.packages(self.target, images=images)
         if self.device.board == HOST:
             return local.pins(packages)
         found = pins.pins(packages, self.device.arch, self.device.system)
@@ -47,9 +48,7 @@ class Plan:
     @property
     def reads(self) -> pins.Reads | None:
         """The newest ONNX file that the device's runtime loads; None where it loads another format."""
-        package = self.target.REQUIREMENTS[0]
-        version = self.versions.get(package) or local.installed(package)
-        return pins.reads(package, version)
+        return pins.reads(*runtime_of(self.target, self.versions))
 
     @property
     def measurable_here(self) -> bool:
@@ -143,7 +142,13 @@ def versions_for(device: Device, module: Target) -> dict[str, str]:
     """
     if device.board == HOST:
         return {}
-    return pins.pins(("numpy", *module.REQUIREMENTS), device.arch, device.system)
+    return pins.pins(targets.packages(module), device.arch, device.system)
+
+
+def runtime_of(module: Target, versions: Mapping[str, str]) -> tuple[str, str]:
+    """The target's runtime and its version: the pinned one, else the one installed here."""
+    package = module.REQUIREMENTS[0]
+    return package, versions.get(package) or local.installed(package)
 
 
 def consequences(device: Device) -> list[str]:
@@ -156,9 +161,9 @@ def consequences(device: Device) -> list[str]:
         if name not in targets.names():
             lines.append(f"{name}: not packaged yet")
             continue
-        package = targets.load(name).REQUIREMENTS[0]
+        module = targets.load(name)
         try:
-            version = versions_for(device, targets.load(name)).get(package) or local.installed(package)
+            package, version = runtime_of(module, versions_for(device, module))
         except UnfitDevice as error:
             lines.append(f"{name}: {error.message}; {error.hint}")
             continue

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from edgepack import bundle, device
+from edgepack import bundle, device, wheels
 from edgepack.candidate import Progress
 from edgepack.errors import HostError, RunFailed, UnfitHost
 from edgepack.hosts import Completed, connect
@@ -52,7 +52,7 @@ def harness(
         if problems:
             raise UnfitHost(f"{on}: {problems[0][0]}", problems[0][1])
         place = _deliver(remote, folder, manifest, progress)
-        if (folder / "wheels").is_dir():
+        if (folder / wheels.FOLDER).is_dir():
             progress("installing there", 0, 0)
             _job(remote, manifest, place, ["install"])
         progress("checking there" if command == "check" else "checking and timing there", 0, 0)
@@ -187,7 +187,7 @@ def _header(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _wheel_bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in (folder / "wheels").glob("*.whl"))
+    return sum(path.stat().st_size for path in (folder / wheels.FOLDER).glob("*.whl"))
 
 
 def _for_its_system(board: str) -> str:

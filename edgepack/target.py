@@ -80,6 +80,11 @@ def load(name: str) -> Target:
     return cast(Target, _root.load(f"edgepack.targets.{name}", path))
 
 
+def packages(module: Target, *, images: bool = False) -> tuple[str, ...]:
+    """The distributions that a bundle's processes import: Pillow only where images are the input."""
+    return ("numpy", *module.REQUIREMENTS, *(("pillow",) if images else ()))
+
+
 class RunnerModule(Protocol):
     """A module targets/<name>/runner.py: what the device runs, and the build machine to evaluate."""
 

@@ -19,7 +19,7 @@ import json  # noqa: E402
 import time  # noqa: E402
 
 try:
-    from edgepack_device.figures import agreement, decibels, flat, ratio, relative_error, sqnr_db  # noqa: F401
+    from edgepack_device.figures import decibels, flat, ratio, relative_error, sqnr_db  # noqa: F401
     from edgepack_device.files import (  # noqa: F401
         FORMAT,
         SUMS,

@@ -26,13 +26,6 @@ def decibels(signal, noise):
     return max(-EXACT_DB, min(EXACT_DB, 10 * math.log10(signal / noise)))
 
 
-def agreement(reference, actual):
-    """Share of rows along the last axis whose largest element is the same one."""
-    import numpy as np
-
-    return float(np.mean(np.argmax(reference, axis=-1) == np.argmax(actual, axis=-1)))
-
-
 def relative_error(reference, actual):
     """Largest difference over the largest magnitude of the reference."""
     import numpy as np
