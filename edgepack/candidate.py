@@ -13,14 +13,15 @@ from edgepack._version import VERSION
 from edgepack.device import available_cores
 from edgepack.metric import Quality, evaluate, harness
 from edgepack.model import Model, TensorSpec
+from edgepack.passes.correct_bias import correct_biases
 from edgepack.passes.fit_format import fit_format
 from edgepack.passes.half import half
 from edgepack.passes.placement import integer_only
-from edgepack.passes.quantize import observed_channels, observed_tensors, quantize
+from edgepack.passes.quantize import quantize
 from edgepack.plan import Plan
+from edgepack.preparation import prepare
 from edgepack.reference import Session
 from edgepack.samples import Feed, Samples
-from edgepack.statistics import collect
 from edgepack.target import runner
 
 # Called with what is being done, how much of it is done, and of how much (0: unknown).
@@ -125,16 +126,20 @@ def lowered_form(given: Ingredients, precision: str, progress: Progress) -> tupl
     if precision == "int8":
         assert given.data is not None
         scheme = given.plan.scheme
-        statistics = collect(
-            given.clean,
-            observed_tensors(given.clean, scheme),
-            given.data,
-            lambda done, total: progress("calibrating", done, total),
-            channels=observed_channels(given.clean, scheme),
+        prepared = prepare(
+            given.clean, scheme, given.data, progress=lambda done, total: progress("calibrating", done, total)
         )
-        result = quantize(given.clean, scheme, statistics.ranges, statistics.means)
+        layers = correct_biases(
+            given.clean,
+            scheme,
+            prepared.ranges,
+            prepared.layers,
+            given.data,
+            progress=lambda done, total: progress("correcting biases", done, total),
+        )
+        result = quantize(given.clean, scheme, prepared.ranges, layers)
         bits = ", 7-bit weights since this CPU adds products with saturation" if scheme.weight_bits == 7 else ""
-        return result.model, f"{result.note}{bits}; ranges from {statistics.samples} samples"
+        return result.model, f"{result.note}{bits}; ranges from {prepared.samples} samples"
     return given.clean, ""
 
 

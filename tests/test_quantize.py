@@ -14,20 +14,19 @@ from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
 from edgepack import target
-from edgepack.errors import SamplesError, UnsupportedOperator
+from edgepack.errors import UnsupportedOperator
 from edgepack.metric import harness
 from edgepack.model import Model
 from edgepack.passes.placement import integer_only, place
 from edgepack.passes.quantize import (
     activation_grid,
-    observed_tensors,
     quantize,
     round_to,
     weight_grid,
 )
+from edgepack.preparation import prepare
 from edgepack.reference import Session
 from edgepack.samples import Samples, read
-from edgepack.statistics import collect
 from edgepack.target import Scheme
 from tests import models
 
@@ -40,8 +39,8 @@ def samples_of(tmp_path: Path, model: Model, **arrays: np.ndarray) -> Samples:
 
 
 def quantized(model: Model, samples: Samples, scheme: Scheme = ORT) -> Model:
-    statistics = collect(model, observed_tensors(model, scheme), samples)
-    result = quantize(model, scheme, statistics.ranges).model
+    prepared = prepare(model, scheme, samples)
+    result = quantize(model, scheme, prepared.ranges, prepared.layers).model
     onnx.checker.check_model(result.proto(), full_check=True)
     return result
 
@@ -184,42 +183,6 @@ def test_seven_bit_weights_stay_within_seven_bits(tmp_path: Path) -> None:
     assert 32 < largest <= 63
 
 
-def test_a_batch_of_one_gives_the_same_ranges_as_many(tmp_path: Path) -> None:
-    open_batch = models.in_edgepack(models.convnet())
-    single = models.in_edgepack(models.convnet(batch=1))
-    x = models.images(20)
-    names = observed_tensors(open_batch, ORT)
-    together = collect(open_batch, names, samples_of(tmp_path, open_batch, x=x)).ranges
-    alone = collect(single, names, samples_of(tmp_path, single, x=x[:, None])).ranges
-    for name in names:
-        np.testing.assert_allclose(together[name], alone[name], rtol=1e-4, atol=1e-5)
-
-
-def test_ranges_equal_those_of_the_tensors_themselves(tmp_path: Path) -> None:
-    model = models.in_edgepack(models.mlp())
-    x = models.random((40, 8), 1)
-    ranges = collect(model, ["x", "r"], samples_of(tmp_path, model, x=x)).ranges
-    constants = {name: value.const_value.numpy() for name, value in model.ir.graph.initializers.items()}  # type: ignore[union-attr]
-    hidden = np.maximum(x @ constants["w1"].T + constants["b1"], 0)
-    np.testing.assert_allclose(ranges["x"], (x.min(), x.max()))
-    np.testing.assert_allclose(ranges["r"], (hidden.min(), hidden.max()), rtol=1e-5)
-
-
-def test_an_activation_that_overflows_is_named(tmp_path: Path) -> None:
-    model = models.in_edgepack(
-        models.model(
-            [helper.make_node("Exp", ["x"], ["e"]), helper.make_node("MatMul", ["e", "w"], ["y"])],
-            {"x": ["N", 4]},
-            {"y": ["N", 4]},
-            {"w": models.random((4, 4))},
-        )
-    )
-    x = np.zeros((8, 4), np.float32)
-    x[5] = 200
-    with pytest.raises(SamplesError, match="'e' is NaN or infinite"):
-        collect(model, ["e"], samples_of(tmp_path, model, x=x))
-
-
 def test_float_islands_are_left_whole() -> None:
     """Softmax between two layers: nothing of it is quantized but what the layers themselves read."""
     node = helper.make_node
@@ -302,4 +265,4 @@ def test_an_input_that_is_also_an_output_keeps_working(tmp_path: Path) -> None:
 def test_a_model_without_layers_says_so() -> None:
     model = models.in_edgepack(models.model([helper.make_node("Relu", ["x"], ["y"])], {"x": ["N", 4]}, {"y": ["N", 4]}))
     with pytest.raises(UnsupportedOperator, match="no Conv, Gemm or MatMul"):
-        observed_tensors(model, ORT)
+        quantize(model, ORT, {})

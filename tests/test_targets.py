@@ -18,10 +18,10 @@ from edgepack.errors import UnknownTarget, UnsupportedOperator
 from edgepack.metric import harness
 from edgepack.model import Model
 from edgepack.passes.half import half
-from edgepack.passes.quantize import observed_tensors, quantize
+from edgepack.passes.quantize import quantize
+from edgepack.preparation import prepare
 from edgepack.reference import Session
 from edgepack.samples import read
-from edgepack.statistics import collect
 from tests import models
 
 DEVICE_FILES = sorted(
@@ -53,8 +53,8 @@ def form_of(name: str, precision: str, folder: Path) -> tuple[Model, Model]:
     if precision == "int8":
         np.savez(folder / "calib.npz", x=models.images(64, seed=1))
         scheme = target.load(name).SCHEME
-        ranges = collect(original, observed_tensors(original, scheme), read(folder / "calib.npz", original)).ranges
-        return original, quantize(original, scheme, ranges).model
+        prepared = prepare(original, scheme, read(folder / "calib.npz", original))
+        return original, quantize(original, scheme, prepared.ranges, prepared.layers).model
     return original, original
 
 

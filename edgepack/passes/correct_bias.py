@@ -1,42 +1,186 @@
-"""Bias correction: what rounding the weights does to a layer's mean output is taken out of its bias.
+"""Sequential bias correction: layer by layer, the mean output of the quantized net is brought back to the float net's.
 
-The fast form of Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction" (2019), section
-4.2, with means from calibration samples of the float model. Padding is passed over, as if it too had the mean.
+Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction" (2019), in the empirical form of
+their appendix D: each layer is corrected with all layers before it quantized and corrected. The quantized net is cut
+behind every layer, and each piece runs once on what the pieces before it gave.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
 import numpy as np
-import onnx_ir as ir
+import onnx
+from onnx import helper
 
-from edgepack.model import constant
-from edgepack.statistics import Channels
+from edgepack.layer import output_axis
+from edgepack.model import Model
+from edgepack.passes.placement import place
+from edgepack.passes.quantize import Rounded, quantize
+from edgepack.reference import Session
+from edgepack.samples import Feed, Samples
+from edgepack.statistics.stream import MEMORY, stream
+from edgepack.target import Scheme
+
+# Means settle quickly; more samples were measured to change little.
+SAMPLES = 32
+_CORRECTED = frozenset({"Conv", "ConvTranspose", "Gemm"})
 
 
-def input_channels(node: ir.Node) -> Channels | None:
-    """How the channels of the node's input lie; None where its bias cannot be corrected."""
-    weight = constant(node.inputs[1])
-    if weight is None:
-        return None
-    if node.op_type == "Conv":
-        return Channels(axis=1, rank=weight.ndim)
-    return Channels(axis=1, rank=2) if node.op_type == "Gemm" else None
+@dataclass(kw_only=True)
+class ChannelMean:
+    """An observer: the mean of each channel, every sample counting alike."""
+
+    tensor: str
+    axis: int
+    total: np.ndarray | float = 0.0
+    rows: int = 0
+    nbytes: int = 0
+
+    def update(self, array: np.ndarray) -> None:
+        self.total = self.total + channel_mean(array, self.axis) * len(array)
+        self.rows += len(array)
+
+    @property
+    def mean(self) -> np.ndarray:
+        return np.asarray(self.total / max(self.rows, 1))
 
 
-def mean_shift(node: ir.Node, error: np.ndarray, means: np.ndarray) -> np.ndarray:
-    """By how much a weight error moves the mean of each output channel.
+def channel_mean(array: np.ndarray, axis: int) -> np.ndarray:
+    axis %= array.ndim
+    return np.asarray(array.mean(axis=tuple(i for i in range(array.ndim) if i != axis), dtype=np.float64))
+
+
+def correct_biases(
+    model: Model,
+    scheme: Scheme,
+    ranges: Mapping[str, tuple[float, float]],
+    layers: Mapping[str, Rounded],
+    samples: Samples,
+    keep_float: frozenset[str] = frozenset(),
+    *,
+    memory: int = MEMORY,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Rounded]:
+    """The layers with the shifts that bring each one's mean output back to the float model's.
 
     Args:
-        error: rounded minus original weights, in the node's own layout.
-        means: the mean of each input channel.
-
-    Returns:
-        float64 array of shape [output channels]; to be subtracted from the bias.
+        model: the float model.
+        layers: rounded weights by output name; layers without are rounded to nearest and left uncorrected.
+        keep_float: layers that stay float. Correct after they are chosen: which they are changes every mean.
     """
-    if node.op_type == "Conv":
-        groups = node.attributes.get_int("group", 1)
-        kernel = error.reshape(groups, error.shape[0] // groups, error.shape[1], -1).sum(axis=-1, dtype=np.float64)
-        shift: np.ndarray = np.einsum("goc,gc->go", kernel, means.reshape(groups, -1)).reshape(-1)
-        return shift
-    matrix = error if node.attributes.get_int("transB", 0) else error.T
-    return np.asarray(matrix.astype(np.float64) @ means)
+    few = replace(samples, count=min(samples.count, SAMPLES))
+    corrected = {
+        str(node.outputs[0].name): output_axis(node)
+        for node in place(model, scheme, keep_float).weighted
+        if node.op_type in _CORRECTED and str(node.outputs[0].name) in layers
+    }
+    wanted = [ChannelMean(tensor=name, axis=axis) for name, axis in corrected.items()]
+    for _ in stream(model, wanted, few, memory):
+        pass
+    means = {observer.tensor: observer.mean for observer in wanted}
+    simulated = quantize(model, replace(scheme, bias_bits=0), ranges, layers, keep_float).model
+    feeds = list(few.batches(few.batch()))
+    live: list[dict[str, np.ndarray]] = [dict(feed) for feed in feeds]
+    result = dict(layers)
+    for done, piece in enumerate(_pieces(simulated, set(corrected), live[0])):
+        session = Session(piece.model)
+        for values in live:
+            values.update(session.run({name: values[name] for name in piece.inputs}, piece.outputs))
+        axis = corrected[piece.layer]
+        drift = _drift(live, piece.value, axis, means[piece.layer])
+        _shift(live, piece.value, axis, drift)
+        known = result[piece.layer]
+        result[piece.layer] = replace(known, shift=drift if known.shift is None else known.shift + drift)
+        for values in live:
+            for name in values.keys() - piece.needed:
+                del values[name]
+        if progress:
+            progress(done + 1, len(corrected))
+    return result
+
+
+def _drift(live: Sequence[Feed], value: str, axis: int, mean: np.ndarray) -> np.ndarray:
+    rows = sum(len(values[value]) for values in live)
+    got = sum(channel_mean(values[value], axis) * len(values[value]) for values in live) / rows
+    return np.asarray(got - mean)
+
+
+def _shift(live: Sequence[Feed], value: str, axis: int, drift: np.ndarray) -> None:
+    for values in live:
+        array = values[value]
+        shape = [1] * array.ndim
+        shape[axis] = -1
+        values[value] = array - drift.reshape(shape).astype(np.float32)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Piece:
+    """A stretch of a graph that ends with a layer; `needed` are the values that later pieces read."""
+
+    model: Model
+    inputs: list[str]
+    outputs: list[str]
+    needed: set[str]
+    layer: str
+    value: str
+
+
+def _pieces(model: Model, layers: set[str], values: Feed) -> Iterator[_Piece]:
+    """The graph cut behind every layer; `values` are to hold what a piece reads by the time it is asked for."""
+    proto = model.proto()
+    graph = proto.graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    reads = [set(_reads(node)) - constants.keys() for node in graph.node]
+    last = {name: index for index, names in enumerate(reads) for name in names}
+    start = 0
+    for end, ending in enumerate(graph.node):
+        layer = _layer_of(ending, layers)
+        if layer is None:
+            continue
+        stretch = graph.node[start : end + 1]
+        made = {name for node in stretch for name in node.output if name}
+        inputs = sorted({name for names in reads[start : end + 1] for name in names} - made)
+        value = stretch[-1].output[0]
+        outputs = sorted(name for name in made if last.get(name, -1) > end or name == value)
+        held = {name for node in stretch for name in _reads(node) if name in constants}
+        body = helper.make_graph(
+            stretch,
+            "piece",
+            [
+                helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(values[name].dtype), None)
+                for name in inputs
+            ],
+            [helper.make_empty_tensor_value_info(name) for name in outputs],
+            [constants[name] for name in sorted(held)],
+        )
+        part = onnx.ModelProto(ir_version=proto.ir_version, graph=body, opset_import=proto.opset_import)
+        part.functions.extend(proto.functions)
+        yield _Piece(
+            model=Model.from_proto(part),
+            inputs=inputs,
+            outputs=outputs,
+            needed={name for name, index in last.items() if index > end},
+            layer=layer,
+            value=value,
+        )
+        start = end + 1
+
+
+def _layer_of(node: onnx.NodeProto, layers: set[str]) -> str | None:
+    """Which layer the node is; where its output is the graph's, quantizing renamed it."""
+    if node.op_type not in _CORRECTED:
+        return None
+    name = node.output[0]
+    return name if name in layers else name.removesuffix("_float") if name.removesuffix("_float") in layers else None
+
+
+def _reads(node: onnx.NodeProto) -> Iterator[str]:
+    """What a node reads, through the graphs inside it too."""
+    yield from (name for name in node.input if name)
+    for attribute in node.attribute:
+        for graph in (attribute.g, *attribute.graphs):
+            made = {name for inner in graph.node for name in inner.output} | {t.name for t in graph.initializer}
+            made |= {info.name for info in graph.input}
+            yield from (name for inner in graph.node for name in _reads(inner) if name not in made)

@@ -28,8 +28,8 @@ class Placement:
     left_float: Counter[str] = field(default_factory=Counter)
 
 
-def place(model: Model, scheme: Scheme) -> Placement:
-    """Decide the placement for `model` by `scheme`.
+def place(model: Model, scheme: Scheme, keep_float: frozenset[str] = frozenset()) -> Placement:
+    """Decide the placement for `model` by `scheme`; nodes whose output `keep_float` names stay float.
 
     1. A weighted operator is quantized where its weights are constant.
     2. Its output is taken after a fused activation, so that no Q/DQ stands between the two.
@@ -42,7 +42,7 @@ def place(model: Model, scheme: Scheme) -> Placement:
     weighted = []
     for node in graph:
         if node.op_type in scheme.weighted and node.domain == "":
-            reason = why_not(node)
+            reason = "left float" if node.outputs[0].name in keep_float else why_not(node)
             if reason:
                 left_float[f"{reason}: {node.op_type}"] += 1
             else:

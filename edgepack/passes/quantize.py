@@ -13,15 +13,14 @@ import numpy as np
 import onnx_ir as ir
 
 from edgepack.errors import UnsupportedOperator
+from edgepack.layer import bias_of, channel_axis
 from edgepack.model import Model, constant
 from edgepack.passes import PassResult
-from edgepack.passes.correct_bias import input_channels, mean_shift
 from edgepack.passes.placement import Placement, place
-from edgepack.statistics import Channels
 from edgepack.target import Scheme
 
 # s_input·s_weight must stay a normal float32, and |bias| / (s_input·s_weight) within int32.
-_SMALLEST_SCALE = 1e-30
+SMALLEST_SCALE = 1e-30
 _LARGEST_BIAS = 2.0**30
 
 
@@ -33,27 +32,41 @@ class Grid:
     zero_point: np.ndarray
 
 
+@dataclass(frozen=True, kw_only=True)
+class Rounded:
+    """A layer's weights as integers, int8 in the node's own layout, and their scale, one a channel.
+
+    `shift` is what rounding adds to each channel's mean output, to be taken out of the bias; None where it cannot.
+    """
+
+    integers: np.ndarray
+    scale: np.ndarray
+    shift: np.ndarray | None = None
+
+
 def quantize(
     model: Model,
     scheme: Scheme,
     ranges: Mapping[str, tuple[float, float]],
-    means: Mapping[str, np.ndarray] | None = None,
+    layers: Mapping[str, Rounded] | None = None,
+    keep_float: frozenset[str] = frozenset(),
 ) -> PassResult:
     """Write `model` with Q/DQ by `scheme`, activations in the given (min, max) ranges.
 
     Args:
-        means: of the channels of tensors; the bias of a layer whose input is among them is corrected.
+        layers: weights rounded before, by the name of their node's output; the rest is rounded to nearest.
+        keep_float: layers that stay float, by the name of their node's output.
 
     Raises:
         UnsupportedOperator: nothing in the model can be quantized; it says why.
     """
     result = model.clone()
-    placement = place(result, scheme)
+    placement = place(result, scheme, keep_float)
     refuse_empty(placement)
     grids = activation_grids(placement, ranges, scheme)
     weights: dict[tuple[object, ...], ir.Value] = {}
     for node in placement.weighted:
-        _write_weights(result.ir.graph, node, grids, scheme, weights, means or {})
+        _write_weights(result.ir.graph, node, grids, scheme, weights, (layers or {}).get(str(node.outputs[0].name)))
     for node in placement.light:
         _write_constants(result.ir.graph, node, scheme)
     for name in placement.tensors:
@@ -75,16 +88,6 @@ def observed_tensors(model: Model, scheme: Scheme) -> list[str]:
     placement = place(model, scheme)
     refuse_empty(placement)
     return list(placement.tensors)
-
-
-def observed_channels(model: Model, scheme: Scheme) -> dict[str, Channels]:
-    """The tensors whose channel means bias correction will need."""
-    found = {}
-    for node in place(model, scheme).weighted:
-        channels = input_channels(node)
-        if channels is not None and node.inputs[0] is not None:
-            found[str(node.inputs[0].name)] = channels
-    return found
 
 
 def refuse_empty(placement: Placement) -> None:
@@ -129,7 +132,7 @@ def weight_grid(weight: np.ndarray, axis: int | None, bits: int, floor: np.ndarr
     others = tuple(i for i in range(weight.ndim) if i != axis)
     largest = np.abs(weight).max(axis=None if axis is None else others)
     scale = np.maximum(largest / (2 ** (bits - 1) - 1), floor)
-    scale = np.where(scale > _SMALLEST_SCALE, scale, 1.0).astype(np.float32)
+    scale = np.where(scale > SMALLEST_SCALE, scale, 1.0).astype(np.float32)
     return Grid(scale=scale, zero_point=np.zeros(scale.shape, np.int8))
 
 
@@ -146,15 +149,21 @@ def spread(scale: np.ndarray, rank: int, axis: int | None) -> np.ndarray:
     return scale if axis is None else np.expand_dims(scale, tuple(i for i in range(rank) if i != axis))
 
 
-def channel_axis(node: ir.Node, weight: np.ndarray) -> int | None:
-    """The axis of the weight that counts output channels."""
-    if node.op_type == "Conv":
-        return 0
-    if node.op_type == "ConvTranspose":
-        return 1 if node.attributes.get_int("group", 1) == 1 else None
-    if node.op_type == "Gemm":
-        return 0 if node.attributes.get_int("transB", 0) else 1
-    return weight.ndim - 1 if weight.ndim == 2 else None
+def bias_floor(bias: np.ndarray, input_scale: float) -> np.ndarray:
+    """The smallest weight scales with which the biases fit into int32."""
+    return np.asarray(np.abs(bias) / (_LARGEST_BIAS * input_scale))
+
+
+def rounded_nearest(node: ir.Node, input_scale: float, scheme: Scheme) -> Rounded:
+    """A layer's weights on the grid that just holds them."""
+    weight = constant(node.inputs[1])
+    assert weight is not None
+    axis, bias = channel_axis(node, weight), bias_of(node)
+    floor: np.ndarray | float = SMALLEST_SCALE / input_scale
+    if bias is not None and scheme.bias_bits == 32:
+        floor = np.maximum(floor, bias_floor(bias if axis is not None else np.abs(bias).max(), input_scale))
+    grid = weight_grid(weight, axis, scheme.weight_bits, floor)
+    return Rounded(integers=round_to(weight, grid, axis, scheme.weight_bits), scale=grid.scale)
 
 
 def _write_weights(
@@ -163,7 +172,7 @@ def _write_weights(
     grids: Mapping[str, Grid],
     scheme: Scheme,
     written: dict[tuple[object, ...], ir.Value],
-    means: Mapping[str, np.ndarray],
+    rounded: Rounded | None,
 ) -> None:
     """Weights on their grid, and a bias that makes up for what that did to the mean output."""
     value, data = node.inputs[1], node.inputs[0]
@@ -171,36 +180,19 @@ def _write_weights(
     assert value is not None and weight is not None and data is not None
     axis = channel_axis(node, weight)
     input_scale = float(grids[str(data.name)].scale)
-    bias = _bias_of(node, weight, axis)
-    floor: np.ndarray | float = _SMALLEST_SCALE / input_scale
-    if bias is not None and scheme.bias_bits == 32:
-        largest = np.abs(bias) if axis is not None else np.abs(bias).max()
-        floor = np.maximum(floor, largest / (_LARGEST_BIAS * input_scale))
-    grid = weight_grid(weight, axis, scheme.weight_bits, floor)
-    integers = round_to(weight, grid, axis, scheme.weight_bits)
+    bias = bias_of(node)
+    rounded = rounded or rounded_nearest(node, input_scale, scheme)
+    grid = Grid(scale=rounded.scale, zero_point=np.zeros(rounded.scale.shape, np.int8))
+    if rounded.shift is not None:
+        bias = (0.0 if bias is None else bias) - rounded.shift
     key = (value.name, axis, grid.scale.tobytes())
     if key not in written:
-        written[key] = _dequantized(graph, node, f"{value.name}", integers, grid, axis, len(written))
-    channels = input_channels(node)
-    if channels is not None and str(data.name) in means:
-        error = integers * spread(grid.scale, weight.ndim, axis) - weight
-        shift = mean_shift(node, error, means[str(data.name)])
-        bias = (0.0 if bias is None else bias) - shift
+        written[key] = _dequantized(graph, node, f"{value.name}", rounded.integers, grid, axis, len(written))
     node.replace_input_with(1, written[key])
     if bias is not None:
         _write_bias(
             graph, node, f"{value.name}_bias_{node.name or node.outputs[0].name}", bias, input_scale, grid, scheme
         )
-
-
-def _bias_of(node: ir.Node, weight: np.ndarray, axis: int | None) -> np.ndarray | None:
-    """The node's bias, one number a channel; None if it has none."""
-    array = constant(node.inputs[2]) if len(node.inputs) > 2 and node.op_type != "MatMul" else None
-    if array is None:
-        return None
-    bias = array.reshape(-1).astype(np.float64)
-    # Gemm takes one number for all channels too.
-    return np.broadcast_to(bias, (weight.shape[axis],)) if node.op_type == "Gemm" and axis is not None else bias
 
 
 def _write_bias(

@@ -1,0 +1,175 @@
+"""A weighted node as a matrix: each output channel is a row of weights that meets patches of the input.
+
+Conv, ConvTranspose, Gemm and MatMul all become `output = matrix · patch` by group, so that statistics, rounding and
+bias correction are written once. G groups, O output channels a group, K weights a channel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from edgepack.model import constant
+
+
+def to_matrix(node: ir.Node, weight: np.ndarray) -> np.ndarray:
+    """The weight as [G, O, K]; a MatMul of more than two axes has no such form.
+
+    Raises:
+        ValueError: the weight has no such form.
+    """
+    if node.op_type == "Conv":
+        groups = node.attributes.get_int("group", 1)
+        return np.asarray(weight.reshape(groups, weight.shape[0] // groups, -1))
+    if node.op_type == "ConvTranspose":
+        groups = node.attributes.get_int("group", 1)
+        split = weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], -1)
+        return np.asarray(split.transpose(0, 2, 1, 3).reshape(groups, weight.shape[1], -1))
+    if weight.ndim != 2:
+        raise ValueError(f"a {node.op_type} with weights of {weight.ndim} axes is no matrix")
+    return (weight if _transposed(node) else weight.T)[None]
+
+
+def from_matrix(node: ir.Node, matrix: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The inverse of `to_matrix`, for a weight of that shape."""
+    if node.op_type == "Conv":
+        return matrix.reshape(shape)
+    if node.op_type == "ConvTranspose":
+        groups, outputs = matrix.shape[:2]
+        split = matrix.reshape(groups, outputs, shape[0] // groups, -1)
+        return split.transpose(0, 2, 1, 3).reshape(shape)
+    return matrix[0] if _transposed(node) else matrix[0].T
+
+
+def _transposed(node: ir.Node) -> bool:
+    return node.op_type == "Gemm" and bool(node.attributes.get_int("transB", 0))
+
+
+def channel_axis(node: ir.Node, weight: np.ndarray) -> int | None:
+    """The axis of the weight that counts output channels; None where no single axis does."""
+    if node.op_type == "Conv":
+        return 0
+    if node.op_type == "ConvTranspose":
+        return 1 if node.attributes.get_int("group", 1) == 1 else None
+    if node.op_type == "Gemm":
+        return 0 if _transposed(node) else 1
+    return weight.ndim - 1 if weight.ndim == 2 else None
+
+
+def output_axis(node: ir.Node) -> int:
+    """The axis of the output that counts channels."""
+    return 1 if node.op_type in ("Conv", "ConvTranspose", "Gemm") else -1
+
+
+def bias_of(node: ir.Node) -> np.ndarray | None:
+    """The node's bias, one float64 a channel; None if it has none."""
+    array = constant(node.inputs[2]) if len(node.inputs) > 2 and node.op_type != "MatMul" else None
+    weight = constant(node.inputs[1])
+    if array is None or weight is None:
+        return None
+    bias = array.reshape(-1).astype(np.float64)
+    axis = channel_axis(node, weight)
+    # Gemm takes one number for all channels too.
+    return np.broadcast_to(bias, (weight.shape[axis],)) if node.op_type == "Gemm" and axis is not None else bias
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """How a convolution walks over its input, each tuple by spatial axis."""
+
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    begins: tuple[int, ...]
+    ends: tuple[int, ...]
+
+
+def patches(node: ir.Node, data: np.ndarray, rows: int, random: np.random.Generator) -> np.ndarray | None:
+    """What the rows of `to_matrix` are multiplied with, at up to `rows` places of each sample, chosen at random.
+
+    Args:
+        data: the node's input, batch first.
+
+    Returns:
+        float32 array [places, G, K]; None where the node walks in a way that is not followed here.
+    """
+    weight = constant(node.inputs[1])
+    assert weight is not None
+    if node.op_type in ("Gemm", "MatMul"):
+        flat = data.reshape(-1, data.shape[-1])
+        if len(flat) > rows * len(data):
+            flat = flat[random.choice(len(flat), rows * len(data), replace=False)]
+        return np.asarray(flat[:, None, :], np.float32)
+    groups = node.attributes.get_int("group", 1)
+    window = _window(node, weight, data.shape[2:])
+    if window is None:
+        return None
+    if node.op_type == "ConvTranspose":
+        data, window = _as_convolution(data, window, _strides(node, weight.ndim - 2))
+    padded = np.pad(data, ((0, 0), (0, 0), *zip(window.begins, window.ends, strict=True)))
+    spans = tuple((k - 1) * d + 1 for k, d in zip(window.kernel, window.dilations, strict=True))
+    axes = tuple(range(2, padded.ndim))
+    if any(size < span for size, span in zip(padded.shape[2:], spans, strict=True)):
+        return None
+    view = np.lib.stride_tricks.sliding_window_view(padded, spans, axis=axes)
+    steps = tuple(slice(None, None, s) for s in window.strides)
+    taps = tuple(slice(None, None, d) for d in window.dilations)
+    everything = slice(None)
+    view = view[(everything, everything, *steps, *taps)]
+    places = view.shape[2 : 2 + len(axes)]
+    total = int(np.prod(places))
+    picks = random.choice(total, rows, replace=False) if total > rows else np.arange(total)
+    index: tuple[Any, ...] = (everything, everything, *np.unravel_index(picks, places))
+    chosen = view[index]  # [N, C, places, taps…]
+    if node.op_type == "ConvTranspose":
+        chosen = np.flip(chosen, axis=tuple(range(3, chosen.ndim)))
+    chosen = chosen.reshape(*chosen.shape[:3], -1).transpose(0, 2, 1, 3)  # [N, places, C, taps]
+    return np.asarray(chosen.reshape(chosen.shape[0] * chosen.shape[1], groups, -1), np.float32)
+
+
+def _strides(node: ir.Node, rank: int) -> tuple[int, ...]:
+    return tuple(node.attributes.get_ints("strides", [1] * rank))
+
+
+def _window(node: ir.Node, weight: np.ndarray, sizes: tuple[int, ...]) -> Window | None:
+    rank = weight.ndim - 2
+    kernel = weight.shape[2:]
+    strides = _strides(node, rank)
+    dilations = tuple(node.attributes.get_ints("dilations", [1] * rank))
+    pads = list(node.attributes.get_ints("pads", [0] * (2 * rank)))
+    auto = node.attributes.get_string("auto_pad", "NOTSET")
+    extra = list(node.attributes.get_ints("output_padding", [0] * rank))
+    if auto in ("SAME_UPPER", "SAME_LOWER") and node.op_type == "Conv":
+        for axis in range(rank):
+            span = (kernel[axis] - 1) * dilations[axis] + 1
+            total = max(0, (-(-sizes[axis] // strides[axis]) - 1) * strides[axis] + span - sizes[axis])
+            less, more = total // 2, total - total // 2
+            pads[axis], pads[rank + axis] = (less, more) if auto == "SAME_UPPER" else (more, less)
+    elif auto not in ("NOTSET", "VALID") or "output_shape" in node.attributes:
+        return None
+    if min(pads, default=0) < 0:
+        return None
+    ends = [pad - more for pad, more in zip(pads[rank:], extra, strict=True)]
+    return Window(kernel=kernel, strides=strides, dilations=dilations, begins=tuple(pads[:rank]), ends=tuple(ends))
+
+
+def _as_convolution(data: np.ndarray, window: Window, strides: tuple[int, ...]) -> tuple[np.ndarray, Window]:
+    """A transposed convolution is one over its input with zeros between, with the kernel turned around."""
+    sizes = [(size - 1) * step + 1 for size, step in zip(data.shape[2:], strides, strict=True)]
+    spread = np.zeros((*data.shape[:2], *sizes), data.dtype)
+    spread[(slice(None), slice(None), *(slice(None, None, step) for step in strides))] = data
+    reach = [(k - 1) * d for k, d in zip(window.kernel, window.dilations, strict=True)]
+    # Padding of a transposed convolution crops: where it crops more than the kernel reaches, so does a slice here.
+    begins = [r - b for r, b in zip(reach, window.begins, strict=True)]
+    ends = [r - e for r, e in zip(reach, window.ends, strict=True)]
+    crop = tuple(slice(max(0, -b), size - max(0, -e)) for b, e, size in zip(begins, ends, sizes, strict=True))
+    return spread[(slice(None), slice(None), *crop)], Window(
+        kernel=window.kernel,
+        strides=(1,) * len(strides),
+        dilations=window.dilations,
+        begins=tuple(max(0, b) for b in begins),
+        ends=tuple(max(0, e) for e in ends),
+    )

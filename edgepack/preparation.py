@@ -1,0 +1,114 @@
+"""Preparation: everything int8 needs to know, from one pass over the calibration samples.
+
+Ranges of the tensors that carry scales, and for each weighted layer integers whose output is closest to the float
+layer's, with the shift that they cause in its mean output.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+from threadpoolctl import threadpool_limits
+
+from edgepack.layer import bias_of, channel_axis, from_matrix, to_matrix
+from edgepack.model import Model, constant
+from edgepack.passes.placement import place
+from edgepack.passes.quantize import SMALLEST_SCALE, Rounded, activation_grid, bias_floor, refuse_empty
+from edgepack.passes.round_weights import round_matrix
+from edgepack.samples import Samples
+from edgepack.statistics.extent import Extent
+from edgepack.statistics.moments import Moments
+from edgepack.statistics.stream import MEMORY, stream
+from edgepack.target import Scheme
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """`extents` by tensor, `layers` by the name of a weighted node's output."""
+
+    extents: dict[str, Extent]
+    layers: dict[str, Rounded] = field(default_factory=dict)
+    samples: int
+
+    @property
+    def ranges(self) -> dict[str, tuple[float, float]]:
+        return {name: (extent.low, extent.high) for name, extent in self.extents.items()}
+
+
+def prepare(
+    model: Model,
+    scheme: Scheme,
+    samples: Samples,
+    *,
+    memory: int = MEMORY,
+    rounding: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+) -> Prepared:
+    """Observe the float model over the samples and round its weights.
+
+    Args:
+        memory: bytes that observing may take beyond the float model.
+        rounding: False leaves weights to nearest rounding.
+
+    Raises:
+        UnsupportedOperator: nothing in the model can be quantized; it says why.
+        SamplesError: a tensor becomes NaN or infinite.
+    """
+    placement = place(model, scheme)
+    refuse_empty(placement)
+    extents = [Extent(tensor=name) for name in placement.tensors]
+    sharing: defaultdict[str, list[ir.Node]] = defaultdict(list)
+    for node in placement.weighted:
+        if _is_matrix(node):
+            sharing[str(node.inputs[1].name)].append(node)  # type: ignore[union-attr]
+    moments = [Moments(node=nodes[0], samples=samples.count) for nodes in sharing.values()] if rounding else []
+    layers: dict[str, Rounded] = {}
+    seen: dict[str, Extent] = {}
+    observers: list[Extent | Moments] = [*extents, *moments]
+    for finished in stream(model, observers, samples, memory, progress):
+        seen.update({observer.tensor: observer for observer in finished if isinstance(observer, Extent)})
+        todo = [observer for observer in finished if isinstance(observer, Moments) and observer.followed]
+        with threadpool_limits(1, "blas"), ThreadPoolExecutor(min(len(os.sched_getaffinity(0)), 4)) as pool:
+            jobs = [pool.submit(_round, observer, seen, scheme) for observer in todo]
+            for observer, job in zip(todo, jobs, strict=True):
+                for node in sharing[str(observer.node.inputs[1].name)]:  # type: ignore[union-attr]
+                    layers[str(node.outputs[0].name)] = job.result()
+        for observer in todo:
+            observer.second.clear()
+    return Prepared(extents=seen, layers=layers, samples=samples.count)
+
+
+def _is_matrix(node: ir.Node) -> bool:
+    weight = constant(node.inputs[1])
+    return weight is not None and (weight.ndim == 2 or node.op_type in ("Conv", "ConvTranspose"))
+
+
+def _round(moments: Moments, extents: dict[str, Extent], scheme: Scheme) -> Rounded:
+    node = moments.node
+    weight = constant(node.inputs[1])
+    assert weight is not None
+    matrix = to_matrix(node, weight)
+    extent = extents[moments.tensor]
+    step = float(activation_grid(extent.low, extent.high, scheme).scale)
+    floor = np.full(matrix.shape[:2], SMALLEST_SCALE / step)
+    bias = bias_of(node)
+    if bias is not None and scheme.bias_bits == 32:
+        floor = np.maximum(floor, bias_floor(bias, step).reshape(matrix.shape[:2]))
+    # Where a bias can make up for the mean, only the deviation from it counts.
+    correctable = node.op_type != "MatMul"
+    blocks = [moments.covariance(index, centered=correctable) for index in range(len(moments.blocks))]
+    tied = channel_axis(node, weight) is None
+    integers, scale = round_matrix(matrix, blocks, scheme.weight_bits, floor, tied=tied)
+    error = integers * scale[:, :, None].astype(np.float64) - matrix
+    shift = np.einsum("gok,gk->go", error, moments.mean).reshape(-1) if correctable else None
+    return Rounded(
+        integers=np.ascontiguousarray(from_matrix(node, integers, weight.shape)),
+        scale=scale.reshape(-1)[:1].reshape(()) if tied else scale.reshape(-1),
+        shift=shift,
+    )
