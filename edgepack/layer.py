@@ -36,11 +36,11 @@ def to_matrix(node: ir.Node, weight: np.ndarray) -> np.ndarray:
 def from_matrix(node: ir.Node, matrix: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """The inverse of `to_matrix`, for a weight of that shape."""
     if node.op_type == "Conv":
-        return matrix.reshape(shape)
+        return np.asarray(matrix.reshape(shape))
     if node.op_type == "ConvTranspose":
         groups, outputs = matrix.shape[:2]
         split = matrix.reshape(groups, outputs, shape[0] // groups, -1)
-        return split.transpose(0, 2, 1, 3).reshape(shape)
+        return np.asarray(split.transpose(0, 2, 1, 3).reshape(shape))
     return matrix[0] if _transposed(node) else matrix[0].T
 
 
