@@ -41,7 +41,7 @@ def from_matrix(node: ir.Node, matrix: np.ndarray, shape: tuple[int, ...]) -> np
         groups, outputs = matrix.shape[:2]
         split = matrix.reshape(groups, outputs, shape[0] // groups, -1)
         return np.asarray(split.transpose(0, 2, 1, 3).reshape(shape))
-    return matrix[0] if _transposed(node) else matrix[0].T
+    return np.asarray(matrix[0] if _transposed(node) else matrix[0].T)
 
 
 def _transposed(node: ir.Node) -> bool:
