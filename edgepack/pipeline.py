@@ -19,6 +19,7 @@ from edgepack.metric import Quality
 from edgepack.model import Model
 from edgepack.passes.fix_shapes import fix_shapes
 from edgepack.passes.raise_opset import raise_opset
+from edgepack.passes.rewrite import rewrite
 from edgepack.passes.simplify import simplify
 from edgepack.plan import Plan, plan
 from edgepack.reference import Session
@@ -131,6 +132,8 @@ def build(
     session = Session(original)
     session.run(feeds[0])
     clean = simplify(fixed.model, session, feeds[:2])
+    notes.append(clean.note)
+    clean = rewrite(clean.model, session, feeds[:2])
     notes.append(clean.note)
     given = Ingredients(
         plan=decision,

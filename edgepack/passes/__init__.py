@@ -7,7 +7,16 @@ from dataclasses import dataclass, field
 from edgepack.model import Model
 
 # The order in which `edgepack.pipeline` applies them.
-ORDER = ("raise_opset", "fix_shapes", "simplify", "half", "quantize", "fit_format")
+ORDER = (
+    "raise_opset",
+    "fix_shapes",
+    "simplify",
+    "fuse_activations",
+    "fold_batchnorm",
+    "half",
+    "quantize",
+    "fit_format",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,8 @@ from edgepack.inputs.onnx import graphs
 from edgepack.model import Model
 from edgepack.passes import PassResult
 
-# Per-channel Q/DQ exists from 13 on; 17 is read by every runtime edgepack packages for.
-RAISE_BELOW, RAISE_TO = 13, 17
+# Per-channel Q/DQ exists from 13 on, HardSwish from 14 on; 17 is read by every runtime edgepack packages for.
+RAISE_BELOW, RAISE_TO = 14, 17
 # Upsample, and Resize up to opset 10, measure from the corner; the converter leaves Resize its newer default.
 _OLD_RESIZE = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
 

@@ -1,0 +1,38 @@
+"""Float → float rewrites behind clean-up, each kept only if the model still answers as the untouched file does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from edgepack.model import LARGEST_MESSAGE, Model
+from edgepack.passes import PassResult
+from edgepack.passes.fold_batchnorm import fold_batchnorm
+from edgepack.passes.fuse_activations import fuse_activations
+from edgepack.passes.simplify import TOLERANCE, largest_error
+from edgepack.reference import Session
+from edgepack.samples import Feed
+
+# Activations first: a scale goes through Relu, but an activation spelled out ends in one.
+REWRITES = (fuse_activations, fold_batchnorm)
+
+
+def rewrite(model: Model, original: Session, feeds: Sequence[Feed]) -> PassResult:
+    """Apply the rewrites in turn, and drop each that changes the answers on `feeds`."""
+    if model.weight_bytes >= LARGEST_MESSAGE or model.is_quantized:
+        return PassResult(model=model, note="")
+    notes = []
+    figures: dict[str, float] = {}
+    for step in REWRITES:
+        try:
+            result = step(model)
+            difference = largest_error(original, Session(result.model), feeds) if result.model is not model else 0.0
+        except Exception as failure:  # a graph that no rewrite foresaw must not cost the user the build
+            notes.append(f"{step.__name__} dropped ({type(failure).__name__})")
+            continue
+        if not difference <= TOLERANCE:
+            notes.append(f"{step.__name__} dropped: it changes the answers by {difference:.1e}")
+            continue
+        model = result.model
+        figures |= result.figures
+        notes += [result.note] if result.note else []
+    return PassResult(model=model, note="; ".join(notes), figures=figures)
