@@ -16,6 +16,7 @@ from edgepack.model import Model, TensorSpec
 from edgepack.passes.correct_bias import correct_biases
 from edgepack.passes.fit_format import fit_format
 from edgepack.passes.half import half
+from edgepack.passes.pad_channels import pad_channels
 from edgepack.passes.placement import integer_only
 from edgepack.passes.quantize import quantize
 from edgepack.plan import Plan
@@ -126,20 +127,22 @@ def lowered_form(given: Ingredients, precision: str, progress: Progress) -> tupl
     if precision == "int8":
         assert given.data is not None
         scheme = given.plan.scheme
+        wide = pad_channels(given.clean, scheme.channel_multiple)
         prepared = prepare(
-            given.clean, scheme, given.data, progress=lambda done, total: progress("calibrating", done, total)
+            wide.model, scheme, given.data, progress=lambda done, total: progress("calibrating", done, total)
         )
         layers = correct_biases(
-            given.clean,
+            wide.model,
             scheme,
             prepared.ranges,
             prepared.layers,
             given.data,
             progress=lambda done, total: progress("correcting biases", done, total),
         )
-        result = quantize(given.clean, scheme, prepared.ranges, layers)
+        result = quantize(wide.model, scheme, prepared.ranges, layers)
+        widened = f"; {wide.note}" if wide.note else ""
         bits = ", 7-bit weights since this CPU adds products with saturation" if scheme.weight_bits == 7 else ""
-        return result.model, f"{result.note}{bits}; ranges from {prepared.samples} samples"
+        return result.model, f"{result.note}{bits}; ranges from {prepared.samples} samples{widened}"
     return given.clean, ""
 
 

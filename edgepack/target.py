@@ -25,7 +25,10 @@ class Scheme:
     quantized where both what they read and what reads them is. The outputs of `same_scale` operators keep the
     scale of their input. Between a weighted operator and one of its `fused` activations stands no Q/DQ. The
     `closed` operators run in int8 only if their output is quantized too. `bias_bits` is 32 for int32 biases of
-    scale s_input·s_weight, 0 for float ones. `bit_exact` promises equal int8 results on every CPU of a kind.
+    scale s_input·s_weight, 0 for float ones. The `saturating` ones among HardSwish and HardSigmoid are written as
+    integer additions and products (passes/saturate.py); right behind such a HardSwish, the `before_conv` operators
+    run in int8 only where a convolution follows. Depthwise convolutions are widened to a multiple of
+    `channel_multiple`. `bit_exact` promises equal int8 results on every CPU of a kind.
     """
 
     activation_dtype: str
@@ -36,6 +39,9 @@ class Scheme:
     fused: frozenset[str]
     closed: frozenset[str]
     bias_bits: int
+    saturating: frozenset[str] = frozenset()
+    before_conv: frozenset[str] = frozenset()
+    channel_multiple: int = 1
     bit_exact: bool = False
     weight_bits: int = 8
 

@@ -72,6 +72,45 @@ def convnet(channels: int = 16, size: int = 16, opset: int = 17, batch: int | st
     )  # fmt: skip
 
 
+def mobile_block(wide: int = 24, size: int = 16) -> onnx.ModelProto:
+    """Conv-HardSwish, expansion, depthwise Conv, squeeze-excite with HardSigmoid, projection, residual, Gemm."""
+    c, w = 8, wide
+    node = helper.make_node
+    return model(
+        [
+            node("Conv", ["x", "w1", "b1"], ["c1"], name="stem", pads=[1, 1, 1, 1]),
+            node("HardSwish", ["c1"], ["h1"], name="swish1"),
+            node("Conv", ["h1", "w2", "b2"], ["c2"], name="expand"),
+            node("HardSwish", ["c2"], ["h2"], name="swish2"),
+            node("Conv", ["h2", "w3", "b3"], ["c3"], name="depthwise", pads=[2, 2, 2, 2], group=w),
+            node("HardSwish", ["c3"], ["h3"], name="swish3"),
+            node("GlobalAveragePool", ["h3"], ["g"], name="squeeze"),
+            node("Conv", ["g", "w4", "b4"], ["c4"], name="reduce"),
+            node("Relu", ["c4"], ["r4"], name="relu"),
+            node("Conv", ["r4", "w5", "b5"], ["c5"], name="excite"),
+            node("HardSigmoid", ["c5"], ["s"], name="gate", alpha=0.2, beta=0.5),
+            node("Mul", ["h3", "s"], ["m"], name="gated"),
+            node("Conv", ["m", "w6", "b6"], ["c6"], name="project"),
+            node("Add", ["h1", "c6"], ["a"], name="residual"),
+            node("Conv", ["a", "w7"], ["c7"], name="last"),
+            node("GlobalAveragePool", ["c7"], ["p"], name="mean"),
+            node("Flatten", ["p"], ["f"], name="flatten"),
+            node("Gemm", ["f", "w8"], ["y"], name="head", transB=1),
+        ],
+        {"x": ["N", 3, size, size]},
+        {"y": ["N", 10]},
+        {
+            "w1": random((c, 3, 3, 3), 1, 0.4), "b1": random((c,), 2, 0.5),
+            "w2": random((w, c, 1, 1), 3, 0.6), "b2": random((w,), 4, 0.5),
+            "w3": random((w, 1, 5, 5), 5, 0.3), "b3": random((w,), 6, 0.5),
+            "w4": random((4, w, 1, 1), 7, 0.3), "b4": random((4,), 8, 0.5),
+            "w5": random((w, 4, 1, 1), 9, 0.5), "b5": random((w,), 10, 0.5),
+            "w6": random((c, w, 1, 1), 11, 0.3), "b6": random((c,), 12, 0.1),
+            "w7": random((16, c, 1, 1), 13, 0.4), "w8": random((10, 16), 14, 0.4),
+        },
+    )  # fmt: skip
+
+
 def mlp(features: int = 8, classes: int = 4) -> onnx.ModelProto:
     """Gemm, Relu, Gemm."""
     node = helper.make_node

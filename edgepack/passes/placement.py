@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
+import numpy as np
 import onnx_ir as ir
 
 from edgepack.model import Model, constant
+from edgepack.passes.saturate import line, useful_range
 from edgepack.target import Scheme
 
 # Operators with weights that no scheme here quantizes; named when they stay float.
@@ -19,12 +21,14 @@ class Placement:
     """A decision about a graph; nodes and tensors are those of the model it was made for.
 
     `tensors` maps each tensor that gets a Q/DQ pair to the tensor whose scale it shares (often itself).
+    `limits` are the ends beyond which nothing that reads a tensor tells values apart, where there are any.
     `left_float` counts what stays float though it has weights: "why: operator" -> how many.
     """
 
     weighted: tuple[ir.Node, ...]
     light: tuple[ir.Node, ...]
     tensors: dict[str, str]
+    limits: dict[str, tuple[float, float]] = field(default_factory=dict)
     left_float: Counter[str] = field(default_factory=Counter)
 
 
@@ -36,6 +40,7 @@ def place(model: Model, scheme: Scheme, keep_float: frozenset[str] = frozenset()
     3. A light operator is quantized if all it reads is, or could be, int8, and something int8 reads it.
     4. The output of a closed operator is always quantized, that of another only where an int8 operator reads it.
     5. Tensors around a same-scale operator share one scale.
+    6. Behind a HardSwish in integers, an operator that is fast only before a convolution is quantized only there.
     """
     graph = model.ir.graph
     left_float = _nested(model, scheme)
@@ -56,6 +61,10 @@ def place(model: Model, scheme: Scheme, keep_float: frozenset[str] = frozenset()
     for node in graph:
         if node.op_type in scheme.light and node.domain == "":
             data = data_inputs(node)
+            if node.op_type in scheme.saturating and line(node) is None:
+                continue
+            if node.op_type in scheme.before_conv and _ends_a_swish(node, scheme):  # rule 6
+                continue
             if data and all(id(value) in able and value.dtype in (ir.DataType.FLOAT, None) for value in data):
                 candidates.append(node)
                 tails[id(node)] = tail(node, scheme)
@@ -71,6 +80,7 @@ def place(model: Model, scheme: Scheme, keep_float: frozenset[str] = frozenset()
     light.reverse()
 
     tensors: dict[str, str] = {}
+    values: dict[str, ir.Value] = {}
 
     def root(name: str) -> str:
         while tensors[name] != name:
@@ -79,6 +89,7 @@ def place(model: Model, scheme: Scheme, keep_float: frozenset[str] = frozenset()
 
     def add(value: ir.Value | None) -> str:
         assert value is not None and value.name
+        values[value.name] = value
         return root(tensors.setdefault(value.name, value.name))
 
     for node in weighted:
@@ -92,10 +103,12 @@ def place(model: Model, scheme: Scheme, keep_float: frozenset[str] = frozenset()
             name = add(output)
             if node.op_type in scheme.same_scale:  # rule 5
                 tensors[name] = root(inputs[0])
+    limits = {name: useful_range(values[name]) for name in tensors}
     return Placement(
         weighted=tuple(weighted),
         light=tuple(light),
         tensors={name: root(name) for name in tensors},
+        limits={name: ends for name, ends in limits.items() if ends != (-np.inf, np.inf)},
         left_float=left_float,
     )
 
@@ -132,6 +145,22 @@ def tail(node: ir.Node, scheme: Scheme) -> ir.Value:
         if reader.op_type in scheme.fused and reader.domain == "" and index == 0:
             return reader.outputs[0]
     return output
+
+
+def _ends_a_swish(node: ir.Node, scheme: Scheme) -> bool:
+    """Whether a light node comes right behind a HardSwish in integers, and leads to no convolution by light ones."""
+    before = node.inputs[0].producer() if node.inputs[0] is not None else None
+    if before is None or before.op_type != "HardSwish" or "HardSwish" not in scheme.saturating:
+        return False
+    pending, seen = [node], {id(node)}
+    while pending:
+        for reader in pending.pop().successors():
+            if reader.op_type == "Conv":
+                return False
+            if id(reader) not in seen and reader.op_type in scheme.light | scheme.fused:
+                seen.add(id(reader))
+                pending.append(reader)
+    return True
 
 
 def data_inputs(node: ir.Node) -> list[ir.Value]:

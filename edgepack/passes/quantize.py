@@ -17,6 +17,7 @@ from edgepack.layer import bias_of, channel_axis
 from edgepack.model import Model, constant
 from edgepack.passes import PassResult
 from edgepack.passes.placement import Placement, place
+from edgepack.passes.saturate import write_saturating
 from edgepack.target import Scheme
 
 # s_input·s_weight must stay a normal float32, and |bias| / (s_input·s_weight) within int32.
@@ -71,6 +72,9 @@ def quantize(
         _write_constants(result.ir.graph, node, scheme)
     for name in placement.tensors:
         _write_pair(result.ir.graph, name, grids[name])
+    for node in placement.light:
+        if node.op_type in scheme.saturating:
+            write_saturating(result.ir.graph, node)
     _drop_unused(result.ir.graph)
     counts = {"int8": len(placement.weighted) + len(placement.light), "float": placement.left_float.total()}
     note = f"{len(placement.weighted)} weighted and {len(placement.light)} other operators in int8"
@@ -105,7 +109,7 @@ def activation_grids(
     """A grid for each tensor, from the joint range of those that share it."""
     joint: dict[str, tuple[float, float]] = {}
     for name, root in placement.tensors.items():
-        low, high = ranges[name]
+        low, high = np.clip(ranges[name], *placement.limits.get(name, (-np.inf, np.inf))).tolist()
         known = joint.get(root, (low, high))
         joint[root] = (min(low, known[0]), max(high, known[1]))
     return {name: activation_grid(*joint[root], scheme) for name, root in placement.tensors.items()}
