@@ -15,6 +15,7 @@ from edgepack import samples as sample_files
 from edgepack.audit import audit, refuse_overlap
 from edgepack.candidate import Candidate, Ingredients, Progress, make
 from edgepack.errors import LabelsError, UsageError
+from edgepack.labels import read_classes
 from edgepack.metric import Quality
 from edgepack.model import Model
 from edgepack.passes.fix_shapes import fix_shapes
@@ -123,7 +124,7 @@ def build(
     notes.append(fixed.note)
 
     progress("reading the samples", 0, 0)
-    classes = sample_files.read_classes(Path(labels)) if labels is not None else None
+    classes = read_classes(Path(labels)) if labels is not None else None
     calibration, evaluation = _samples(fixed.model, data, eval, preprocess, classes)
     warnings = _audit(fixed.model, calibration, evaluation, classes)
     feeds, synthetic = golden.feeds(calibration or evaluation, fixed.model)

@@ -6,24 +6,37 @@ A `.npz` holds one array per input name, the first axis the samples, and `y` for
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import zipfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 
 from edgepack import preprocess
-from edgepack.errors import LabelsError, NoSamples, SamplesError, UnreadableSample
+from edgepack.errors import NoSamples, SamplesError, UnreadableSample
+from edgepack.labels import IMAGE_SUFFIXES, check_labels, image_labels
 from edgepack.model import Model, TensorSpec
 from edgepack.preprocess import Spec
 
 Feed = dict[str, np.ndarray]
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
 _LABELS = "y"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Boxes:
+    """What is to be found in one image: `boxes` [n, 4] are x0, y0, x1, y1 in pixels of the model's input.
+
+    `classes` [n] count from 0; `ids` [n] are the numbers that the annotations give them. A `crowd` [n] need not be
+    found.
+    """
+
+    boxes: np.ndarray
+    classes: np.ndarray
+    ids: np.ndarray
+    crowd: np.ndarray
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +44,8 @@ class Samples:
     """Feeds for a model, read when asked for.
 
     `read(i)` gives sample i as arrays that fit the model's inputs, batch axis included. `digest(i)` hashes what
-    the sample was before preprocessing, so that the same image is found again under another name.
+    the sample was before preprocessing, so that the same image is found again under another name. `labels` hold
+    one a row: class numbers [n], texts [n], or class maps [n, height, width].
     """
 
     source: str
@@ -39,6 +53,10 @@ class Samples:
     read: Callable[[int], Feed] = field(repr=False)
     digest: Callable[[int], str] = field(repr=False)
     labels: np.ndarray | None = None
+    # What is to be found in each sample, where annotations were given.
+    boxes: tuple[Boxes, ...] | None = None
+    # The file of each sample within a folder.
+    names: tuple[str, ...] | None = None
     # Whether feeds may be joined along their first axis: each is one row, and the model takes any number of rows.
     stackable: bool = False
     # Where images are the input: how they became tensors, which input they feed, and the pixels of sample i.
@@ -72,12 +90,33 @@ class Samples:
             )
 
 
-def read(path: Path, model: Model, spec: Spec | None = None, classes: list[str] | None = None) -> Samples:
+def subset(samples: Samples, places: Sequence[int]) -> Samples:
+    """The samples at `places`, in that order."""
+    pixels, labels = samples.pixels, samples.labels
+    if labels is not None and samples.count:
+        rows = labels.reshape(samples.count, -1, *labels.shape[1:])
+        labels = rows[list(places)].reshape(-1, *labels.shape[1:])
+    return replace(
+        samples,
+        count=len(places),
+        read=lambda index: samples.read(places[index]),
+        digest=lambda index: samples.digest(places[index]),
+        labels=labels,
+        boxes=tuple(samples.boxes[place] for place in places) if samples.boxes is not None else None,
+        names=tuple(samples.names[place] for place in places) if samples.names is not None else None,
+        pixels=(lambda index: pixels(places[index])) if pixels is not None else None,
+    )
+
+
+def read(
+    path: Path, model: Model, spec: Spec | None = None, classes: list[str] | None = None, truth: str = "classes"
+) -> Samples:
     """Open the samples at `path` for `model`.
 
     Args:
         spec: how images become tensors; needed for image folders, applied to uint8 arrays in a .npz.
         classes: the names of the classes in order, where class folders or labels.csv use names.
+        truth: what labels are: "classes", "text", "maps", "any", or "boxes", which come from annotations.
 
     Raises:
         NoSamples, SamplesError, UnreadableSample, LabelsError.
@@ -85,9 +124,9 @@ def read(path: Path, model: Model, spec: Spec | None = None, classes: list[str] 
     if not path.exists():
         raise NoSamples(f"{path} does not exist", "give a .npz file or a folder of samples")
     if path.is_dir():
-        return _folder(path, model, spec, classes)
+        return _folder(path, model, spec, classes, truth)
     if path.suffix.lower() == ".npz":
-        return _archive(path, model, spec)
+        return _archive(path, model, spec, truth)
     if path.suffix.lower() in IMAGE_SUFFIXES | {".npy"}:
         raise SamplesError(f"{path} is one file", "give the folder that holds the samples, or a .npz")
     raise SamplesError(f"{path} is no kind of samples edgepack reads", "give a .npz file or a folder")
@@ -96,7 +135,7 @@ def read(path: Path, model: Model, spec: Spec | None = None, classes: list[str] 
 # --- .npz -----------------------------------------------------------------------------------------------
 
 
-def _archive(path: Path, model: Model, spec: Spec | None) -> Samples:
+def _archive(path: Path, model: Model, spec: Spec | None, truth: str) -> Samples:
     arrays = _load(path)
     labels = arrays.pop(_LABELS, None) if _LABELS not in {i.name for i in model.inputs} else None
     if not arrays:
@@ -106,7 +145,7 @@ def _archive(path: Path, model: Model, spec: Spec | None) -> Samples:
     if min(counts.values()) == 0:
         raise NoSamples(f"{path} holds no samples", "the first axis of each array counts the samples")
     if spec is not None:
-        return _pixel_array(path, arrays, model, spec, labels)
+        return _pixel_array(path, arrays, model, spec, labels, truth)
     steps = {tensor.name: _rows_a_feed(tensor, arrays[tensor.name], str(path)) for tensor in model.inputs}
     sizes = {name: len(arrays[name]) // (step or 1) for name, step in steps.items()}
     if len(set(sizes.values())) != 1:
@@ -138,7 +177,7 @@ def _archive(path: Path, model: Model, spec: Spec | None) -> Samples:
         count=count,
         read=one,
         digest=cache(lambda index: _digest(one(index))),
-        labels=_check_labels(labels, count * rows, str(path)),
+        labels=check_labels(labels, count * rows, str(path), truth),
         stackable=set(steps.values()) == {1} and _takes_rows(model),
     )
 
@@ -198,7 +237,7 @@ def _rows_a_feed(tensor: TensorSpec, array: np.ndarray, where: str) -> int:
 
 
 def _pixel_array(
-    path: Path, arrays: dict[str, np.ndarray], model: Model, spec: Spec, labels: np.ndarray | None
+    path: Path, arrays: dict[str, np.ndarray], model: Model, spec: Spec, labels: np.ndarray | None, truth: str
 ) -> Samples:
     array = next(iter(arrays.values()))
     if len(arrays) > 1 or array.dtype != np.uint8:
@@ -215,13 +254,14 @@ def _pixel_array(
             f"{path}: images have shape [n, height, width] or [n, height, width, 1 or 3]",
             f"this one is {list(array.shape)}",
         )
+    labels = check_labels(labels, len(array), str(path), truth)
     return _images(str(path), len(array), lambda i: np.asarray(array[i]), model, spec, labels)
 
 
 # --- folders --------------------------------------------------------------------------------------------
 
 
-def _folder(path: Path, model: Model, spec: Spec | None, classes: list[str] | None) -> Samples:
+def _folder(path: Path, model: Model, spec: Spec | None, classes: list[str] | None, truth: str) -> Samples:
     files = sorted(
         file
         for file in path.rglob("*")
@@ -240,8 +280,13 @@ def _folder(path: Path, model: Model, spec: Spec | None, classes: list[str] | No
             f"{path} holds images, and nothing says how they become the model's input",
             "add --preprocess, for example --preprocess imagenet or size=224x224,scale=255",
         )
-    images, labels = _image_labels(path, images, classes)
-    return _images(str(path), len(images), lambda index: _decode(images[index]), model, spec, labels)
+    images, labels = image_labels(path, images, classes, truth)
+    names = _names(path, images)
+    return _images(str(path), len(images), lambda index: _decode(images[index]), model, spec, labels, names)
+
+
+def _names(folder: Path, files: list[Path]) -> tuple[str, ...]:
+    return tuple(file.relative_to(folder).as_posix() for file in files)
 
 
 def _array_files(path: Path, files: list[Path], model: Model) -> Samples:
@@ -264,63 +309,13 @@ def _array_files(path: Path, files: list[Path], model: Model) -> Samples:
         return feed
 
     one(0)
-    return Samples(source=str(path), count=len(files), read=one, digest=cache(lambda index: _digest(one(index))))
-
-
-def _image_labels(path: Path, images: list[Path], classes: list[str] | None) -> tuple[list[Path], np.ndarray | None]:
-    """Labels from labels.csv (file,label) or from class folders; folders named by numbers are those classes."""
-    table = path / "labels.csv"
-    if table.is_file():
-        try:
-            with table.open(newline="", encoding="utf-8-sig") as file:
-                rows = [row for row in csv.reader(file) if row and not row[0].startswith("#")]
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise LabelsError(f"{table} cannot be read: {error}", "each line is file,label") from error
-        if rows and Path(rows[0][0]).suffix.lower() not in IMAGE_SUFFIXES:
-            rows = rows[1:]
-        named = []
-        for row in rows:
-            if len(row) < 2 or not (path / row[0]).is_file():
-                raise LabelsError(f"{table}: no image {row[0]!r}", "each line is file,label")
-            named.append((path / row[0], row[1].strip()))
-    elif all(image.parent != path for image in images):
-        named = [(image, image.relative_to(path).parts[0]) for image in images]
-    elif any(image.parent != path for image in images):
-        loose = next(image.name for image in images if image.parent == path)
-        raise LabelsError(
-            f"{path} holds images in folders, and others such as {loose} beside them",
-            "class folders hold all of the images, or none",
-        )
-    else:
-        return images, None
-    if not named:
-        raise NoSamples(f"{table} names no images", "each line is file,label")
-    return [image for image, _ in named], class_indices([label for _, label in named], classes, str(path))
-
-
-def class_indices(labels: list[str], classes: list[str] | None, where: str) -> np.ndarray:
-    """Class numbers: the labels themselves if they are numbers, else places in `classes` or in sorted order."""
-    if classes is None and all(label.isdecimal() for label in labels):
-        return np.array([int(label) for label in labels], np.int64)
-    order = classes if classes is not None else sorted(set(labels))
-    places = {name: index for index, name in enumerate(order)}
-    unknown = sorted({label for label in labels if label not in places and not label.isdecimal()})
-    if unknown:
-        raise LabelsError(f"{where}: class {unknown[0]!r} is not in the labels file", "one class a line, in order")
-    return np.array([places[label] if label in places else int(label) for label in labels], np.int64)
-
-
-def read_classes(path: Path) -> list[str]:
-    """Class names, one a line."""
-    try:
-        names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise LabelsError(f"{path} cannot be read", "it should hold one class name a line") from error
-    while names and not names[-1]:
-        names.pop()
-    if not names:
-        raise LabelsError(f"{path} holds no class names", "it should hold one class name a line")
-    return names
+    return Samples(
+        source=str(path),
+        count=len(files),
+        read=one,
+        digest=cache(lambda index: _digest(one(index))),
+        names=_names(path, files),
+    )
 
 
 # --- images ---------------------------------------------------------------------------------------------
@@ -340,6 +335,7 @@ def _images(
     model: Model,
     spec: Spec,
     labels: np.ndarray | None,
+    names: tuple[str, ...] | None = None,
 ) -> Samples:
     tensor = image_input(model)
     apply = preprocess.code().apply
@@ -366,7 +362,8 @@ def _images(
         count=count,
         read=one,
         digest=cache(lambda index: _digest({"": pixels(index)})),
-        labels=_check_labels(labels, count, source),
+        labels=labels,
+        names=names,
         stackable=spec["size"] is not None and _takes_rows(model),
         spec={**spec, "input": tensor.name},
         pixels=pixels,
@@ -404,24 +401,6 @@ def _fit(tensor: TensorSpec, array: np.ndarray, where: str) -> np.ndarray:
             f"convert it with astype({wanted.name!r})",
         )
     return np.asarray(array, dtype=wanted, order="C")
-
-
-def _check_labels(labels: np.ndarray | None, count: int, where: str) -> np.ndarray | None:
-    if labels is None:
-        return None
-    labels = np.asarray(labels)
-    if labels.shape[:1] != (count,):
-        raise LabelsError(
-            f"{where}: {labels.shape[0] if labels.ndim else 0} labels for {count} samples", "y holds one label a sample"
-        )
-    if labels.ndim == 2 and labels.shape[1] == 1:
-        labels = labels[:, 0]
-    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
-        raise LabelsError(
-            f"{where}: y should be one whole number a sample, is {labels.dtype} {labels.shape}",
-            "give class numbers, not names or scores",
-        )
-    return labels.astype(np.int64)
 
 
 def _digest(feed: Feed) -> str:

@@ -14,9 +14,10 @@ from PIL import Image
 
 from edgepack import preprocess
 from edgepack.errors import EdgepackError, LabelsError, NoSamples, SamplesError, UnreadableSample
+from edgepack.labels import read_classes
 from edgepack.model import Model
 from edgepack.preprocess import Spec
-from edgepack.samples import Samples, read, read_classes
+from edgepack.samples import Samples, read
 from tests import models
 
 CONVNET = models.in_edgepack(models.convnet())
