@@ -105,6 +105,12 @@ class PreprocessError(EdgepackError):
     exit_code = 26
 
 
+class MetricError(EdgepackError):
+    """A metric that cannot be computed: the outputs do not fit it, or the user's function fails."""
+
+    exit_code = 27
+
+
 class UnknownDevice(EdgepackError):
     """No such board."""
 
