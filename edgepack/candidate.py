@@ -11,7 +11,8 @@ from typing import Any
 from edgepack import bundle, golden, local, wheels
 from edgepack._version import VERSION
 from edgepack.device import available_cores
-from edgepack.metric import Quality, evaluate, harness
+from edgepack.judge import Judge
+from edgepack.metric import Quality, harness
 from edgepack.model import Model, TensorSpec
 from edgepack.passes.correct_bias import correct_biases
 from edgepack.passes.fit_format import fit_format
@@ -34,7 +35,7 @@ class Ingredients:
     """What every candidate of one build is made from.
 
     `original` is the model as given, `clean` the same after clean-up; `judged` are the samples that quality is
-    measured on, the calibration samples themselves where there is no evaluation set.
+    measured on, the calibration samples themselves where there is no evaluation set, and `judge` measures it.
     """
 
     plan: Plan
@@ -45,6 +46,7 @@ class Ingredients:
     clean: Model
     data: Samples | None
     judged: Samples | None
+    judge: Judge | None
     golden: list[Feed]
     synthetic: bool
     labels: list[str] | None
@@ -103,13 +105,8 @@ def make(given: Ingredients, precision: str, folder: Path, seconds: float, progr
     only = local.runtime_of(manifest)
     check = local.harness(folder, "check", "--build-machine", only=only)
     quality = None
-    if given.judged is not None:
-        quality = evaluate(
-            given.session.run,
-            built,
-            given.judged,
-            lambda done, total: progress("comparing with the original", done, total),
-        )
+    if given.judge is not None:
+        quality = given.judge.judge(built, lambda done, total: progress("comparing with the original", done, total))
     del built
     progress("timing on this machine", 0, 0)
     latency = local.harness(folder, "bench", "--build-machine", "--unchecked", "--seconds", str(seconds), only=only)

@@ -74,6 +74,8 @@ ConfigFile = Annotated[
     epilog="Examples:\n\n"
     "edgepack build model.onnx -o out --device rpi5 --data calib.npz --eval test.npz\n\n"
     "edgepack build model.onnx -o out --data photos/ --preprocess imagenet --target openvino\n\n"
+    "edgepack build yolo.onnx -o out --data photos/ --eval val/ --preprocess yolo --metric map50 "
+    "--annotations val.json --decode yolov8\n\n"
     "edgepack build model.onnx -o out --precision fp32 --input-shape x=1x3x640x640"
 )
 def build(
@@ -111,7 +113,28 @@ def build(
             autocompletion=lambda: _presets(),
         ),
     ] = None,
-    labels: Annotated[Path | None, typer.Option(help="Class names, one a line.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="Class names (characters, for a recognizer), one a line.")] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|MODULE:FUNCTION",
+            help="What to judge by: top1, top5, map50, map, miou, cer, wer, or a function of your own.",
+            show_default="top1 where labels are class numbers",
+            autocompletion=lambda: _metrics(),
+        ),
+    ] = None,
+    annotations: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE|FOLDER", help="Boxes for the judged samples: COCO JSON, or YOLO .txt files."),
+    ] = None,
+    decode: Annotated[
+        str | None,
+        typer.Option(
+            help="How outputs become boxes, maps or text: yolov8, yolov5, boxes, ssd, dbnet, argmax, mask or ctc, "
+            "then key=value pairs: yolov8,score=0.01,iou=0.6.",
+            autocompletion=lambda: _decodings(),
+        ),
+    ] = None,
     input_shape: Shapes = None,
     name: Annotated[str | None, typer.Option(help="The bundle's name.", show_default="the model file's")] = None,
     version: Annotated[str, typer.Option("--version", help="The bundle's version.")] = "1",
@@ -139,6 +162,9 @@ def build(
             eval=evaluation,
             preprocess=preprocess,
             labels=labels,
+            metric=metric,
+            annotations=annotations,
+            decode=decode,
             input_shape=_shapes(input_shape),
             name=name,
             version=version,
@@ -313,6 +339,18 @@ def _presets() -> list[str]:
     from edgepack import preprocess
 
     return list(preprocess.PRESETS)
+
+
+def _metrics() -> list[str]:
+    from edgepack.metrics import METRICS
+
+    return list(METRICS)
+
+
+def _decodings() -> list[str]:
+    from edgepack.metrics.decode import KEYS
+
+    return list(KEYS)
 
 
 def _render() -> Any:

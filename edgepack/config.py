@@ -10,7 +10,7 @@ from typing import Any
 from edgepack.errors import UsageError
 
 # Flags whose value is a path: in the file they are relative to it, not to where the command runs.
-_PATHS = {"model", "output", "data", "evaluation", "labels"}
+_PATHS = {"model", "output", "data", "evaluation", "labels", "annotations"}
 
 
 def read(path: Path, parameters: Mapping[str, Sequence[str]]) -> dict[str, Any]:

@@ -12,9 +12,11 @@ from edgepack import bundle, golden, inputs
 from edgepack import device as devices
 from edgepack import preprocess as preprocessing
 from edgepack import samples as sample_files
+from edgepack.annotations import attach
 from edgepack.audit import audit, refuse_overlap
 from edgepack.candidate import Candidate, Ingredients, Progress, make
 from edgepack.errors import LabelsError, UsageError
+from edgepack.judge import judge_for, metric_for
 from edgepack.labels import read_classes
 from edgepack.metric import Quality
 from edgepack.model import Model
@@ -26,7 +28,7 @@ from edgepack.plan import Plan, plan
 from edgepack.reference import Session
 from edgepack.samples import Samples
 
-# What int8 may cost where it was not asked for: points of accuracy, else percent of equal answers, else decibels.
+# What int8 may cost where it was not asked for: points of the metric, else percent of equal answers, else decibels.
 LARGEST_DROP = 1.0
 SMALLEST_AGREEMENT = 95.0
 SMALLEST_SQNR_DB = 15.0
@@ -72,6 +74,9 @@ def build(
     eval: str | Path | None = None,
     preprocess: str | None = None,
     labels: str | Path | None = None,
+    metric: str | None = None,
+    annotations: str | Path | None = None,
+    decode: str | None = None,
     input_shape: Mapping[str, tuple[int, ...]] | None = None,
     name: str | None = None,
     version: str = "1",
@@ -89,7 +94,11 @@ def build(
         output: the bundle's folder; its archive lies beside it.
         data: calibration samples; `eval` are (labelled) ones that calibration has not seen.
         preprocess: how images become tensors: a preset, a YAML file or key=value pairs.
-        labels: a file of class names, one a line.
+        labels: a file of class names (of characters, for a recognizer), one a line.
+        metric: what answers are judged by: top1, top5, map50, map, miou, cer, wer, or module:function; top1 if not
+            given and labels are class numbers (docs/metrics.md).
+        annotations: boxes for the samples that are judged, a COCO JSON file or a folder of YOLO files.
+        decode: how outputs become boxes, text or maps, such as "yolov8,iou=0.7".
         input_shape: lengths for open dimensions, by input name.
         threads: threads on the device; all its cores if not given.
         wheels: put the wheels of the requirements into the bundle, for a board without network.
@@ -125,13 +134,22 @@ def build(
 
     progress("reading the samples", 0, 0)
     classes = read_classes(Path(labels)) if labels is not None else None
-    calibration, evaluation = _samples(fixed.model, data, eval, preprocess, classes)
-    warnings = _audit(fixed.model, calibration, evaluation, classes)
+    asked = metric_for(
+        original, metric, decode=decode, annotations=annotations is not None, labels=Path(labels) if labels else None
+    )
+    if data is None and eval is None:
+        _refuse_idle({"--preprocess": preprocess, "--metric": metric})
+    truth = asked.truth if asked is not None else "classes"
+    calibration, evaluation = _samples(fixed.model, data, eval, preprocess, classes, truth)
+    warnings = _audit(fixed.model, calibration, evaluation, classes if truth == "classes" else None)
+    judged = evaluation or calibration
+    if judged is not None and annotations is not None:
+        judged = attach(judged, Path(annotations), classes)
     feeds, synthetic = golden.feeds(calibration or evaluation, fixed.model)
 
     progress("cleaning up", 0, 0)
     session = Session(original)
-    session.run(feeds[0])
+    judge = judge_for(session, judged, asked, session.run(feeds[0]), keep=decision.on_trial)
     clean = simplify(fixed.model, session, feeds[:2])
     notes.append(clean.note)
     clean = rewrite(clean.model, session, feeds[:2])
@@ -144,7 +162,8 @@ def build(
         session=session,
         clean=clean.model,
         data=calibration,
-        judged=evaluation or calibration,
+        judged=judged,
+        judge=judge,
         golden=feeds,
         synthetic=synthetic,
         labels=classes,
@@ -175,14 +194,25 @@ def build(
     )
 
 
+def _refuse_idle(flags: Mapping[str, str | None]) -> None:
+    for flag, value in flags.items():
+        if value is not None:
+            raise UsageError(f"{flag} is about samples, and there are none", "add --data or --eval")
+
+
 def _samples(
-    model: Model, data: str | Path | None, eval: str | Path | None, preprocess: str | None, classes: list[str] | None
+    model: Model,
+    data: str | Path | None,
+    eval: str | Path | None,
+    preprocess: str | None,
+    classes: list[str] | None,
+    truth: str,
 ) -> tuple[Samples | None, Samples | None]:
     spec = preprocessing.read(preprocess) if preprocess is not None else None
-    if spec is not None and data is None and eval is None:
-        raise UsageError("--preprocess says how samples are read, and there are none", "add --data or --eval")
-    calibration = sample_files.read(Path(data), model, spec, classes) if data is not None else None
-    evaluation = sample_files.read(Path(eval), model, spec, classes) if eval is not None else None
+    # Labels of calibration samples count only where there are no others.
+    of_data = truth if eval is None else "any"
+    calibration = sample_files.read(Path(data), model, spec, classes, of_data) if data is not None else None
+    evaluation = sample_files.read(Path(eval), model, spec, classes, truth) if eval is not None else None
     if calibration is not None and evaluation is not None:
         refuse_overlap(calibration, evaluation)
     return calibration, evaluation
@@ -241,9 +271,9 @@ def _speed(ratio: Mapping[str, float]) -> str:
 def try_int8(decision: Plan, candidate: Candidate) -> tuple[str, bool]:
     """Whether int8 is good and fast enough to be chosen unasked, and the reason in words."""
     quality = candidate.quality
-    if quality is not None and quality.drop is not None and quality.accuracy is not None:
+    if quality is not None and quality.drop is not None:
         if quality.drop > LARGEST_DROP:
-            return f"int8 loses {quality.drop:.2f} points of accuracy, more than {LARGEST_DROP:g}", False
+            return f"int8 loses {quality.drop:.2f} points of {quality.metric}, more than {LARGEST_DROP:g}", False
     elif quality is not None and quality.agreement is not None:
         if quality.agreement < SMALLEST_AGREEMENT:
             return f"int8 agrees with the original on only {quality.agreement:.1f} % of the samples", False
@@ -269,8 +299,10 @@ def _doubts(given: Ingredients, chosen: Candidate) -> list[str]:
             + ("; --precision fp32 is there" if chosen.precision == "int8" else "")
         )
     quality = chosen.quality
-    if given.judged is not None and given.judged.labels is not None and (quality is None or quality.accuracy is None):
-        doubts.append("labels were given, but the first output is not [batch, classes], so no accuracy was computed")
+    if given.judged is not None and given.judged.labels is not None and (quality is None or quality.metric is None):
+        doubts.append(
+            "labels were given, but the first output is not [batch, classes]: --metric says how they judge it"
+        )
     if given.synthetic:
         doubts.append("no samples: the golden inputs are seeded noise, good for checking, not for judging accuracy")
     return doubts

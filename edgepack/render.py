@@ -45,14 +45,25 @@ def _heading(text: str) -> Text:
 def _quality_rows(table: Table, quality: Quality | None) -> None:
     if quality is None:
         return
-    if quality.accuracy is not None and quality.drop is not None:
-        error = f" ± {quality.drop_error:.2f}" if quality.drop_error is not None else ""
-        before, after = f"{quality.original_accuracy:.2f} %", f"{quality.accuracy:.2f} %"
-        table.add_row("accuracy, top-1", before, after, f"{-quality.drop + 0.0:+.2f}{error} points")
+    if quality.metric is not None:
+        name = quality.metric if quality.higher_is_better else f"{quality.metric} (lower is better)"
+        before, after = f"{quality.original:.2f} %", f"{quality.built:.2f} %"
+        table.add_row(escape(name), before, after, drop_words(quality))
     if quality.agreement is not None:
         table.add_row("same answer", "", f"{quality.agreement:.2f} %", "as the original")
     if quality.sqnr_db is not None:
         table.add_row("SQNR", "", decibels(quality.sqnr_db), "to the original")
+
+
+def drop_words(quality: Quality) -> str:
+    """The change of the metric's figure itself, up or down, with its 95 % interval."""
+    assert quality.drop is not None
+    sign = -1 if quality.higher_is_better else 1
+    words = f"{sign * quality.drop + 0.0:+.2f} {quality.unit}"
+    if quality.drop_low is not None and quality.drop_high is not None:
+        low, high = sorted((sign * quality.drop_low + 0.0, sign * quality.drop_high + 0.0))
+        words += f" ({low:+.2f} to {high:+.2f})"
+    return words
 
 
 def _latency_rows(table: Table, latency: Mapping[str, Any]) -> None:

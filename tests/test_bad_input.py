@@ -715,6 +715,18 @@ def test_damaged_samples_are_called_unreadable(work: Path, damage: tuple[str, Wr
 
 # --- flags, devices, targets ------------------------------------------------------------------------------
 
+JUDGED = "model.onnx -o out --precision fp32 --eval eval.npz"
+ONE_BOX = json.dumps({
+    "images": [{"id": 1}, {"id": 2}],
+    "annotations": [{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4]}],
+}).encode()  # fmt: skip
+
+
+def reader() -> onnx.ModelProto:
+    """Scores of five characters at seven steps."""
+    return models.model([helper.make_node("Softmax", ["x"], ["y"])], {"x": ["N", 7, 5]}, {"y": ["N", 7, 5]})
+
+
 FLAGS = {
     "an unknown device": Case(
         arguments=f"{FP32} --device rpi6",
@@ -816,6 +828,130 @@ FLAGS = {
         error=errors.UsageError,
         words=("nope.yaml does not exist",),
         quick=True,
+    ),
+    "an unknown metric": Case(
+        arguments=f"{JUDGED} --metric top2",
+        error=errors.UsageError,
+        words=("no metric 'top2'",),
+        hint="did you mean top",
+    ),
+    "a metric of nothing": Case(
+        arguments=f"{FP32} --metric top1",
+        error=errors.UsageError,
+        words=("--metric is about samples",),
+        hint="--data or --eval",
+        quick=True,
+    ),
+    "a metric without labels": Case(
+        arguments=f"{JUDGED} --metric top1",
+        error=errors.LabelsError,
+        words=("--metric top1 needs labels, and eval.npz has none",),
+        hint="y holds class numbers",
+        prepare=(arrays("eval.npz", x=GOOD),),
+        quick=True,
+    ),
+    "labels of another kind": Case(
+        arguments=f"{JUDGED} --metric cer",
+        error=errors.LabelsError,
+        words=("eval.npz: y should be one text a sample, is int64",),
+        hint="cer and wer are for text",
+        quick=True,
+    ),
+    "text without a metric": Case(
+        arguments=JUDGED,
+        error=errors.LabelsError,
+        words=("eval.npz: y should be one whole number a sample",),
+        hint="--metric cer takes texts",
+        prepare=(arrays("eval.npz", x=GOOD, y=np.array(["a"] * 40)),),
+        quick=True,
+    ),
+    "outputs that do not fit the metric": Case(
+        arguments=f"{JUDGED} --metric top5",
+        error=errors.MetricError,
+        words=("top5 of 4 classes is always right",),
+        hint="top1",
+        quick=True,
+    ),
+    "outputs that do not fit the decoding": Case(
+        arguments=f"{JUDGED} --metric map50 --decode yolov8 --annotations boxes.json",
+        error=errors.MetricError,
+        words=("--decode yolov8 takes an output of 3 axes, and there is y 1×10",),
+        hint="another decoding",
+        prepare=(
+            save("model.onnx", models.convnet()),
+            arrays("eval.npz", x=models.images(2)),
+            put("boxes.json", ONE_BOX),
+        ),
+        quick=True,
+    ),
+    "no decoding": Case(
+        arguments=f"{JUDGED} --metric map50 --annotations boxes.json",
+        error=errors.UsageError,
+        words=("--metric map50 needs to know how the outputs are boxes",),
+        hint="--decode yolov8",
+        quick=True,
+    ),
+    "no annotations": Case(
+        arguments=f"{JUDGED} --metric map50 --decode yolov8",
+        error=errors.LabelsError,
+        words=("--metric map50 needs boxes to judge by",),
+        hint="--annotations",
+        quick=True,
+    ),
+    "annotations that nothing judges": Case(
+        arguments=f"{JUDGED} --metric top1 --annotations boxes.json",
+        error=errors.UsageError,
+        words=("--annotations gives boxes, and --metric top1 judges none",),
+        hint="--metric map50",
+        quick=True,
+    ),
+    "annotations that are none": Case(
+        arguments=f"{JUDGED} --metric map --decode yolov8 --annotations boxes.json",
+        error=errors.LabelsError,
+        words=("boxes.json is no COCO file",),
+        hint="images, annotations",
+        prepare=(put("boxes.json", b"[1, 2]"),),
+        quick=True,
+    ),
+    "a decoding that nothing reads": Case(
+        arguments=f"{JUDGED} --decode yolov8",
+        error=errors.UsageError,
+        words=("--decode says how --metric reads the outputs",),
+        hint="add --metric",
+        quick=True,
+    ),
+    "an unknown key of a decoding": Case(
+        arguments=f"{JUDGED} --metric map --decode yolov8,scor=0.1 --annotations boxes.json",
+        error=errors.UsageError,
+        words=("--decode yolov8: unknown key 'scor'",),
+        hint="did you mean score?",
+        quick=True,
+    ),
+    "no characters for a text": Case(
+        arguments=f"{JUDGED} --metric cer --labels names.txt",
+        error=errors.LabelsError,
+        words=("2 characters do not fit the model's 5 classes",),
+        hint="--labels",
+        prepare=(
+            save("model.onnx", reader()),
+            arrays("eval.npz", x=models.random((4, 7, 5)), y=np.array(["a"] * 4)),
+            put("names.txt", b"a\nb\n"),
+        ),
+        quick=True,
+    ),
+    "a function that is not there": Case(
+        arguments=f"{JUDGED} --metric no_such_module_here:f",
+        error=errors.MetricError,
+        words=("--metric no_such_module_here:f: there is no module no_such_module_here here",),
+        hint="no_such_module_here.py",
+        quick=True,
+    ),
+    "a function that fails": Case(
+        arguments=f"{JUDGED} --metric mine:f",
+        error=errors.MetricError,
+        words=("--metric mine:f fails: KeyError: 'logits'",),
+        hint="function(outputs, labels)",
+        prepare=(put("mine.py", b"def f(outputs, labels):\n    return outputs[0]['logits'].mean()\n"),),
     ),
     "no threads": Case(arguments=f"{FP32} --threads 0", error=errors.UsageError, words=("--threads",), quick=True),
 }

@@ -375,6 +375,8 @@ def test_show_completion_from_a_shell() -> None:
         ("demo --target o", {"onnxruntime", "openvino"}),
         ("build --precision f", {"fp32", "fp16"}),
         ("build --preprocess im", {"imagenet"}),
+        ("build --metric ma", {"map50", "map"}),
+        ("build --decode yo", {"yolov8", "yolov5"}),
         ("de", {"devices", "demo"}),
         ("bench --th", {"--threads"}),
     ],

@@ -8,6 +8,7 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 import typer.main
@@ -153,11 +154,15 @@ def test_no_value_is_no_path(key: str, tmp_path: Path) -> None:
         ("data", "gone.npz", 21),
         ("eval", "gone.npz", 21),
         ("labels", "gone.txt", 25),
+        ("annotations", "gone.json", 25),
         ("preprocess", "gone.yaml", 26),
     ],
 )
 def test_paths_are_relative_to_the_file(key: str, value: str, code: int, edgepack: Edgepack, project: Path) -> None:
     extra = {"data": "model.onnx"} if key == "preprocess" else {}
+    if key == "annotations":
+        np.savez(project / "eval.npz", x=models.random((3, 8)))
+        extra = {"eval": "eval.npz", "metric": "map50", "decode": "yolov8", "precision": "fp32"}
     got, _, err = edgepack("build", "--config", config(project, device="rpi5", **{**extra, key: value}))
     assert got == code
     assert str(project / value) in err

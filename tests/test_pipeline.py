@@ -34,7 +34,7 @@ def demo_build(tmp_path_factory: pytest.TempPathFactory) -> pipeline.Build:
 def test_the_demo_keeps_its_accuracy_in_a_third_of_the_size(demo_build: pipeline.Build) -> None:
     quality = demo_build.quality
     assert quality is not None and quality.count == 2000
-    assert quality.original_accuracy == pytest.approx(94.55)
+    assert quality.metric == "top1" and quality.original == pytest.approx(94.55)
     assert quality.drop is not None and quality.drop < 0.5
     assert quality.agreement is not None and quality.agreement > 99
     assert demo_build.sizes["model"] < 0.3 * demo_build.sizes["original"]
@@ -48,7 +48,7 @@ def test_the_accuracy_is_what_the_runtime_gives(demo_build: pipeline.Build) -> N
     images = ((pixels.astype(np.float32) / 255 - 0.2860) / 0.3530)[:, None]
     best = np.array([session.run(None, {"image": image[None]})[0].argmax() for image in images])
     assert demo_build.quality is not None
-    assert demo_build.quality.accuracy == pytest.approx(100 * float(np.mean(best == labels)), abs=0.1)
+    assert demo_build.quality.built == pytest.approx(100 * float(np.mean(best == labels)), abs=0.1)
 
 
 def test_the_folder_holds_what_its_documentation_says(demo_build: pipeline.Build) -> None:
@@ -98,7 +98,7 @@ def test_int8_by_labels_without_preprocessing(convnet_files: Path, tmp_path: Pat
         convnet_files / "model.onnx", tmp_path / "out", precision="int8",
         data=convnet_files / "calib.npz", eval=convnet_files / "eval.npz", **FAST,  # type: ignore[arg-type]
     )  # fmt: skip
-    assert built.quality is not None and built.quality.original_accuracy == 100.0
+    assert built.quality is not None and built.quality.original == 100.0
     assert built.quality.sqnr_db is not None and built.quality.sqnr_db > 25
     assert built.check["ok"]
 
@@ -227,8 +227,9 @@ def verdict(latency: dict[str, object], quality: Quality | None, board: str = "h
 
 
 GOOD = Quality(
-    source="", count=2000, sqnr_db=30.0, agreement=99.0, original_accuracy=90.0, accuracy=89.9, drop=0.1, drop_error=0.1
-)
+    source="", count=2000, sqnr_db=30.0, agreement=99.0, metric="top1", unit="points", higher_is_better=True,
+    original=90.0, built=89.9, drop=0.1, drop_low=-0.1, drop_high=0.3,
+)  # fmt: skip
 FASTER = {"ratio": {"median": 2.0, "low": 1.9, "high": 2.1}}
 SAME = {"ratio": {"median": 1.0, "low": 0.97, "high": 1.03}}
 
@@ -245,7 +246,7 @@ def test_int8_is_refused_where_it_is_no_faster() -> None:
 
 def test_int8_is_refused_where_it_loses_a_point() -> None:
     reason, passed = verdict(FASTER, replace(GOOD, drop=1.5))
-    assert not passed and "1.50 points" in reason
+    assert not passed and "1.50 points of top1" in reason
 
 
 def test_without_labels_agreement_decides() -> None:
