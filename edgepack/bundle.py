@@ -180,6 +180,11 @@ def seal(folder: Path, manifest: Manifest) -> None:
     (folder / harness().SUMS).write_text("".join(lines), encoding="utf-8")
 
 
+def add_to_manifest(folder: Path, entries: Manifest) -> None:
+    """Seal a bundle anew with more in its manifest."""
+    seal(folder, {**read_manifest(folder), **entries})
+
+
 def shipped(folder: Path) -> list[Path]:
     """The files that go to the device, the list of checksums apart."""
     return [

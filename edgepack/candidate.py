@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,16 @@ from edgepack.model import Model, TensorSpec
 from edgepack.passes.correct_bias import correct_biases
 from edgepack.passes.fit_format import fit_format
 from edgepack.passes.half import half
-from edgepack.passes.pad_channels import pad_channels
 from edgepack.passes.placement import integer_only
 from edgepack.passes.quantize import quantize
 from edgepack.plan import Plan
-from edgepack.preparation import prepare
+from edgepack.preparation import Prepared, prepare
 from edgepack.reference import Session
 from edgepack.samples import Feed, Samples
 from edgepack.target import runner
 
+# Below this the whole interval says slower than the original; between it and 1 nobody would notice.
+SLOWER = 0.98
 # Called with what is being done, how much of it is done, and of how much (0: unknown).
 Progress = Callable[[str, int, int], None]
 
@@ -51,6 +53,8 @@ class Ingredients:
     synthetic: bool
     labels: list[str] | None
     wheels: bool
+    # Filled by `prepared`, so that candidates share one pass over the calibration samples.
+    known: dict[str, Prepared] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +68,14 @@ class Candidate:
     notes: list[str] = field(default_factory=list)
 
 
-def make(given: Ingredients, precision: str, folder: Path, seconds: float, progress: Progress) -> Candidate:
+def make(
+    given: Ingredients,
+    precision: str,
+    folder: Path,
+    seconds: float,
+    progress: Progress,
+    keep_float: frozenset[str] = frozenset(),
+) -> Candidate:
     """Write the bundle of one precision into the empty `folder`, check it in a fresh process, and time it.
 
     Raises:
@@ -72,7 +83,7 @@ def make(given: Ingredients, precision: str, folder: Path, seconds: float, progr
         WrongOutput, RunFailed: the bundle does not hold in a process with only what it pins.
     """
     plan = given.plan
-    model, note = lowered_form(given, precision, progress)
+    model, note = lowered_form(given, precision, progress, keep_float)
     fitted = fit_format(model, plan.reads, " ".join(plan.target.REQUIREMENTS))
     model = fitted.model
     notes = [line for line in (note, fitted.note) if line]
@@ -116,30 +127,73 @@ def make(given: Ingredients, precision: str, folder: Path, seconds: float, progr
     return Candidate(precision=precision, quality=quality, latency=latency, check=check, notes=notes)
 
 
-def lowered_form(given: Ingredients, precision: str, progress: Progress) -> tuple[Model, str]:
-    """The clean model in the given precision, and a line on how it came about."""
+def make_tidy(
+    given: Ingredients, precision: str, uncleaned: Model, folder: Path, seconds: float, progress: Progress
+) -> Candidate:
+    """Like `make`, but a float model that clean-up made slower is the user's own graph again.
+
+    A runtime may fuse the untidy graph better.
+    """
+    candidate = make(given, precision, folder, seconds, progress)
+    ratio = candidate.latency.get("ratio")
+    if precision not in ("fp32", "fp16") or uncleaned is given.clean or ratio is None or ratio["high"] >= SLOWER:
+        return candidate
+    if not given.plan.measurable_here:
+        return candidate
+    empty(folder)
+    plain = make(replace(given, clean=uncleaned), precision, folder, seconds, progress)
+    note = f"clean-up dropped: with it the model was {speed_words(ratio)}"
+    return replace(plain, notes=[note, *plain.notes])
+
+
+def empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def speed_words(ratio: Mapping[str, float]) -> str:
+    return f"{ratio['median']:.2f} times as fast here ({ratio['low']:.2f} to {ratio['high']:.2f})"
+
+
+def prepared(given: Ingredients, progress: Progress) -> Prepared:
+    """Ranges and rounded weights of the clean model, made once."""
+    if "int8" not in given.known:
+        assert given.data is not None
+        given.known["int8"] = prepare(
+            given.clean,
+            given.plan.scheme,
+            given.data,
+            progress=lambda done, total: progress("calibrating", done, total),
+        )
+    return given.known["int8"]
+
+
+def lowered_form(
+    given: Ingredients, precision: str, progress: Progress, keep_float: frozenset[str] = frozenset()
+) -> tuple[Model, str]:
+    """The clean model in the given precision, and a line on how it came about.
+
+    Args:
+        keep_float: weighted nodes that int8 leaves float, by the name of their output.
+    """
     if precision == "fp16":
         result = half(given.clean)
         return result.model, result.note
     if precision == "int8":
         assert given.data is not None
-        scheme = given.plan.scheme
-        wide = pad_channels(given.clean, scheme.channel_multiple)
-        prepared = prepare(
-            wide.model, scheme, given.data, progress=lambda done, total: progress("calibrating", done, total)
-        )
+        scheme, ready = given.plan.scheme, prepared(given, progress)
         layers = correct_biases(
-            wide.model,
+            ready.model,
             scheme,
-            prepared.ranges,
-            prepared.layers,
+            ready.ranges,
+            ready.layers,
             given.data,
+            keep_float,
             progress=lambda done, total: progress("correcting biases", done, total),
         )
-        result = quantize(wide.model, scheme, prepared.ranges, layers)
-        widened = f"; {wide.note}" if wide.note else ""
+        result = quantize(ready.model, scheme, ready.ranges, layers, keep_float)
         bits = ", 7-bit weights since this CPU adds products with saturation" if scheme.weight_bits == 7 else ""
-        return result.model, f"{result.note}{bits}; ranges from {prepared.samples} samples{widened}"
+        return result.model, f"{result.note}{bits}; ranges from {ready.samples} samples"
     return given.clean, ""
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgepack.errors import FULL, INTERNAL_ERROR, EdgepackError, Interrupted, UsageError, WriteFailed
+from edgepack.errors import FULL, INTERNAL_ERROR, PROMISE_MISSED, EdgepackError, Interrupted, UsageError, WriteFailed
 
 if TYPE_CHECKING:
     from edgepack.candidate import Progress
@@ -73,6 +73,7 @@ ConfigFile = Annotated[
 @app.command(
     epilog="Examples:\n\n"
     "edgepack build model.onnx -o out --device rpi5 --data calib.npz --eval test.npz\n\n"
+    "edgepack build model.onnx -o out --data calib.npz --eval test.npz --max-drop 0.5\n\n"
     "edgepack build model.onnx -o out --data photos/ --preprocess imagenet --target openvino\n\n"
     "edgepack build yolo.onnx -o out --data photos/ --eval val/ --preprocess yolo --metric map50 "
     "--annotations val.json --decode yolov8\n\n"
@@ -135,6 +136,16 @@ def build(
             autocompletion=lambda: _decodings(),
         ),
     ] = None,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(
+            metavar="POINTS",
+            help="Points of the metric that may be lost: the fastest form that keeps it is built, or exit code 3.",
+        ),
+    ] = None,
+    time_budget: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="How long the search for --max-drop may try new forms.")
+    ] = None,
     input_shape: Shapes = None,
     name: Annotated[str | None, typer.Option(help="The bundle's name.", show_default="the model file's")] = None,
     version: Annotated[str, typer.Option("--version", help="The bundle's version.")] = "1",
@@ -165,6 +176,8 @@ def build(
             metric=metric,
             annotations=annotations,
             decode=decode,
+            max_drop=max_drop,
+            time_budget=time_budget,
             input_shape=_shapes(input_shape),
             name=name,
             version=version,
@@ -176,6 +189,8 @@ def build(
             progress=progress,
         )
     _show(built.to_json(), as_json, lambda: _render().build_report(built))
+    if built.promise is not None and not built.promise["kept"]:
+        raise typer.Exit(PROMISE_MISSED)
 
 
 @app.command(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -49,6 +50,21 @@ def cost_of(model: Model) -> Cost:
         1 for node in model.ir.graph if node.op_type in _COUNTED
     )
     return Cost(macs=macs, activation_bytes=activation_bytes, uncounted=nested + unknown, input_shapes=shapes)
+
+
+def layer_shares(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, float]:
+    """Each weighted node's share of the model's multiply-accumulates, by the name of its output.
+
+    Args:
+        shapes: of the inputs. Where shapes cannot be inferred the result is empty.
+    """
+    if model.weight_bytes >= LARGEST_MESSAGE:
+        return {}
+    fixed = fix_shapes(model, shapes).model
+    inferred = ir.from_proto(shape_inference.infer_shapes(fixed.proto(), data_prop=True))
+    macs = {str(node.outputs[0].name): _macs(node) for node in inferred.graph if node.op_type in _COUNTED}
+    total = sum(macs.values())
+    return {name: count / total for name, count in macs.items()} if total else {}
 
 
 _COUNTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN"})

@@ -195,6 +195,8 @@ class Interrupted(EdgepackError):
     exit_code = 130
 
 
+# No error: the bundle is written, but loses more than --max-drop allowed.
+PROMISE_MISSED = 3
 INTERNAL_ERROR = 70
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}

@@ -92,6 +92,10 @@ class Judge:
         self._figures: tuple[float, np.ndarray] | None = None
         self._size = 0
 
+    @property
+    def metric_name(self) -> str | None:
+        return None if self._metric is None else self._metric.name
+
     def judge(self, built: Run, progress: Callable[[int, int], None] | None = None) -> Quality:
         """How `built` answers beside the original.
 

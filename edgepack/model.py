@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -112,6 +113,17 @@ class Model:
     @cached_property
     def weight_bytes(self) -> int:
         return sum(tensor.nbytes for tensor in self.tensors())
+
+    def digest(self) -> str:
+        """A hash of the graph and of its weights."""
+        digest = hashlib.sha256()
+        for node in self.nodes():
+            names = [value.name if value is not None else "" for value in (*node.inputs, *node.outputs)]
+            digest.update(f"{node.domain}.{node.op_type}{names}".encode())
+        for tensor in self.tensors():
+            digest.update(f"{tensor.name}{tensor.dtype}{tensor.shape}".encode())
+            digest.update(tensor.numpy().tobytes())
+        return digest.hexdigest()
 
     def save(self, path: Path) -> tuple[str, ...]:
         """Write the model, its weights beside it where one file cannot hold them. Returns the file names."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,8 @@ from edgepack import preprocess as preprocessing
 from edgepack import samples as sample_files
 from edgepack.annotations import attach
 from edgepack.audit import audit, refuse_overlap
-from edgepack.candidate import Candidate, Ingredients, Progress, make
-from edgepack.errors import LabelsError, UsageError
+from edgepack.candidate import SLOWER, Candidate, Ingredients, Progress, empty, make, make_tidy, speed_words
+from edgepack.errors import DataNeeded, LabelsError, UsageError
 from edgepack.judge import judge_for, metric_for
 from edgepack.labels import read_classes
 from edgepack.metric import Quality
@@ -25,15 +24,15 @@ from edgepack.passes.raise_opset import raise_opset
 from edgepack.passes.rewrite import rewrite
 from edgepack.passes.simplify import simplify
 from edgepack.plan import Plan, plan
+from edgepack.promise import Promised, keep_promise
 from edgepack.reference import Session
 from edgepack.samples import Samples
+from edgepack.split import split
 
 # What int8 may cost where it was not asked for: points of the metric, else percent of equal answers, else decibels.
 LARGEST_DROP = 1.0
 SMALLEST_AGREEMENT = 95.0
 SMALLEST_SQNR_DB = 15.0
-# Below this the whole interval says slower than the original; between it and 1 nobody would notice.
-SLOWER = 0.98
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +40,8 @@ class Build:
     """What `build` made, and what was measured on the way.
 
     `sizes` are bytes: of the original model, of the built one, of the archive. `latency` is the harness's
-    measurement on this machine. `notes` say what was done, `warnings` what to look at.
+    measurement on this machine. `notes` say what was done, `warnings` what to look at. `promise` is how `max_drop`
+    was kept or missed (docs/metrics.md), None where none was given.
     """
 
     bundle: Path
@@ -58,6 +58,7 @@ class Build:
     check: dict[str, Any]
     notes: list[str]
     warnings: list[str]
+    promise: dict[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "bundle": str(self.bundle), "archive": str(self.archive)}
@@ -77,6 +78,8 @@ def build(
     metric: str | None = None,
     annotations: str | Path | None = None,
     decode: str | None = None,
+    max_drop: float | None = None,
+    time_budget: float | None = None,
     input_shape: Mapping[str, tuple[int, ...]] | None = None,
     name: str | None = None,
     version: str = "1",
@@ -99,6 +102,9 @@ def build(
             given and labels are class numbers (docs/metrics.md).
         annotations: boxes for the samples that are judged, a COCO JSON file or a folder of YOLO files.
         decode: how outputs become boxes, text or maps, such as "yolov8,iou=0.7".
+        max_drop: the points of the metric that may be lost. The fastest form that keeps it is searched on one half
+            of the evaluation samples; the other half reports.
+        time_budget: seconds after which the search tries no new form.
         input_shape: lengths for open dimensions, by input name.
         threads: threads on the device; all its cores if not given.
         wheels: put the wheels of the requirements into the bundle, for a board without network.
@@ -111,6 +117,10 @@ def build(
     output, path = Path(output), Path(model)
     if not 0 <= seconds < float("inf"):
         raise UsageError("--seconds should be positive", "2 is the default")
+    if max_drop is not None and not 0 <= max_drop < 100:
+        raise UsageError(f"--max-drop {max_drop:g} is no number of points", "0.5 allows half a point of the metric")
+    if time_budget is not None and (max_drop is None or not 0 < time_budget < float("inf")):
+        raise UsageError("--time-budget is the seconds that a search for --max-drop may take", "add --max-drop 0.5")
     bundle.check_output(output, force)
     board = devices.find(device, Path(devices_file) if devices_file is not None else None)
     progress("reading the model", 0, 0)
@@ -146,10 +156,16 @@ def build(
     if judged is not None and annotations is not None:
         judged = attach(judged, Path(annotations), classes)
     feeds, synthetic = golden.feeds(calibration or evaluation, fixed.model)
+    searched = None
+    if max_drop is not None:
+        if evaluation is None or judged is None:
+            raise DataNeeded("--max-drop is judged on samples of their own", "add --eval with a few hundred or more")
+        searched, judged = split(judged)
 
     progress("cleaning up", 0, 0)
     session = Session(original)
-    judge = judge_for(session, judged, asked, session.run(feeds[0]), keep=decision.on_trial)
+    answers = session.run(feeds[0])
+    judge = judge_for(session, judged, asked, answers, keep=decision.on_trial)
     clean = simplify(fixed.model, session, feeds[:2])
     notes.append(clean.note)
     clean = rewrite(clean.model, session, feeds[:2])
@@ -169,8 +185,17 @@ def build(
         labels=classes,
         wheels=wheels,
     )
+    promise = None
     with bundle.atomic_folder(output) as folder:
-        chosen, reason, tried = _choose(given, fixed.model, folder, seconds, progress)
+        if max_drop is None:
+            chosen, reason, tried = _choose(given, fixed.model, folder, seconds, progress)
+        else:
+            search_judge = judge_for(session, searched, asked, answers, keep=True)
+            assert search_judge is not None and searched is not None
+            promised = Promised(budget=max_drop, seconds=time_budget, judge=search_judge, samples=searched)
+            journal = output.with_name(f"{output.name}.search.json")
+            chosen, promise = keep_promise(given, promised, fixed.model, folder, journal, seconds, progress)
+            reason, tried = promise["reason"], []
         sizes = {
             "original": bundle.folder_bytes(folder / bundle.BASELINE),
             "model": bundle.folder_bytes(folder / "model"),
@@ -190,7 +215,8 @@ def build(
         latency=chosen.latency,
         check=chosen.check,
         notes=[note for note in (*notes, *tried, *chosen.notes) if note],
-        warnings=warnings + _doubts(given, chosen),
+        warnings=warnings + _doubts(given, chosen) + ([] if promise is None else promise["warnings"]),
+        promise=promise,
     )
 
 
@@ -237,35 +263,15 @@ def _choose(
 ) -> tuple[Candidate, str, list[str]]:
     """Make the planned candidate in `folder`; where int8 is on trial and fails, float takes its place."""
     decision = given.plan
+    if not decision.on_trial:
+        return make_tidy(given, decision.precision, uncleaned, folder, seconds, progress), decision.reason, []
     candidate = make(given, decision.precision, folder, seconds, progress)
-    reason, tried = decision.reason, []
-    if decision.on_trial:
-        reason, passed = try_int8(decision, candidate)
-        if not passed:
-            tried = candidate.notes
-            _empty(folder)
-            candidate = make(given, "fp32", folder, seconds, progress)
-    if candidate.precision in ("fp32", "fp16") and uncleaned is not given.clean and _is_slower(decision, candidate):
-        # A runtime may fuse the untidy graph better; then the user's own graph is what ships.
-        words = _speed(candidate.latency["ratio"])
-        _empty(folder)
-        candidate = make(replace(given, clean=uncleaned), candidate.precision, folder, seconds, progress)
-        tried.append(f"clean-up dropped: with it the model was {words}")
-    return candidate, reason, tried
-
-
-def _empty(folder: Path) -> None:
-    for path in folder.iterdir():
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def _is_slower(decision: Plan, candidate: Candidate) -> bool:
-    ratio = candidate.latency.get("ratio")
-    return decision.measurable_here and ratio is not None and ratio["high"] < SLOWER
-
-
-def _speed(ratio: Mapping[str, float]) -> str:
-    return f"{ratio['median']:.2f} times as fast here ({ratio['low']:.2f} to {ratio['high']:.2f})"
+    reason, passed = try_int8(decision, candidate)
+    if passed:
+        return candidate, reason, []
+    empty(folder)
+    plain = make_tidy(given, "fp32", uncleaned, folder, seconds, progress)
+    return plain, reason, candidate.notes
 
 
 def try_int8(decision: Plan, candidate: Candidate) -> tuple[str, bool]:
@@ -282,8 +288,8 @@ def try_int8(decision: Plan, candidate: Candidate) -> tuple[str, bool]:
     ratio = candidate.latency.get("ratio")
     if decision.measurable_here and ratio is not None:
         if ratio["low"] > 1.0:
-            return f"int8 is {_speed(ratio)}", True
-        return f"int8 is no faster: {_speed(ratio)}", False
+            return f"int8 is {speed_words(ratio)}", True
+        return f"int8 is no faster: {speed_words(ratio)}", False
     if decision.device.int8_gain == "expected":
         return decision.reason, True
     return f"{decision.reason}, and that cannot be measured here; --precision int8 builds it all the same", False

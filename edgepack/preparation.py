@@ -18,6 +18,7 @@ from threadpoolctl import threadpool_limits
 
 from edgepack.layer import bias_of, channel_axis, from_matrix, to_matrix
 from edgepack.model import Model, constant
+from edgepack.passes.pad_channels import pad_channels
 from edgepack.passes.placement import place
 from edgepack.passes.quantize import SMALLEST_SCALE, Rounded, activation_grid, bias_floor, refuse_empty
 from edgepack.passes.round_weights import round_matrix
@@ -30,8 +31,12 @@ from edgepack.target import Scheme
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """`extents` by tensor, `layers` by the name of a weighted node's output."""
+    """`extents` by tensor, `layers` by the name of a weighted node's output, both of `model`.
 
+    `model` is the float model that was observed, and is to be quantized.
+    """
+
+    model: Model
     extents: dict[str, Extent]
     layers: dict[str, Rounded] = field(default_factory=dict)
     samples: int
@@ -60,6 +65,7 @@ def prepare(
         UnsupportedOperator: nothing in the model can be quantized; it says why.
         SamplesError: a tensor becomes NaN or infinite.
     """
+    model = pad_channels(model, scheme.channel_multiple).model
     placement = place(model, scheme)
     refuse_empty(placement)
     extents = [Extent(tensor=name) for name in placement.tensors]
@@ -81,7 +87,7 @@ def prepare(
                     layers[str(node.outputs[0].name)] = job.result()
         for observer in todo:
             observer.second.clear()
-    return Prepared(extents=seen, layers=layers, samples=samples.count)
+    return Prepared(model=model, extents=seen, layers=layers, samples=samples.count)
 
 
 def _is_matrix(node: ir.Node) -> bool:

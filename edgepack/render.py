@@ -30,12 +30,42 @@ def build_report(built: Build) -> RenderableType:
     _latency_rows(table, built.latency)
     lines: list[RenderableType] = [_heading(title), table, Text(_footnote(built), style="dim")]
     lines.append(Text(f"precision: {built.precision}; {built.reason}"))
+    if built.promise is not None:
+        lines += promise_lines(built.promise)
     lines += [Text(note, style="dim") for note in built.notes]
     lines += [Text(f"! {warning}", style="yellow") for warning in built.warnings]
     lines.append(Text(f"checked in a fresh process: {check_words(built.check)}"))
     archive = f"{built.archive} ({size(built.sizes['archive'])})"
     lines.append(Text.assemble("bundle: ", (str(built.bundle), "bold"), ", packed: ", (archive, "bold")))
     return Group(*lines)
+
+
+def promise_lines(promise: Mapping[str, Any]) -> list[RenderableType]:
+    """Whether the promise is kept, what was tried for it, and which layers stayed float."""
+    state = Text("promise kept", "green") if promise["kept"] else Text("promise missed", "bold red")
+    limits = "" if promise["drop_low"] is None else f" ({promise['drop_low']:.2f} to {promise['drop_high']:.2f})"
+    state.append(
+        f": {promise['drop']:.2f}{limits} points of {promise['metric']} lost, {promise['max_drop']:g} allowed; "
+        f"{promise['report_samples']:,} samples reported, {promise['search_samples']:,} others were searched on",
+        style="default",
+    )
+    lines: list[RenderableType] = [state]
+    if len(promise["trials"]) > 1:
+        table = Table("tried", "lost", "SQNR", "latency", box=None, padding=(0, 2, 0, 0))
+        for trial in promise["trials"]:
+            floats = len(trial["keep_float"])
+            words = "all int8" if not floats else f"{floats} layer{'s' if floats > 1 else ''} float"
+            table.add_row(
+                words,
+                f"[{'green' if trial['keeps'] else 'red'}]{trial['drop']:.2f} ± {trial['margin']:.2f}[/]",
+                "" if trial["sqnr_db"] is None else decibels(trial["sqnr_db"]),
+                "" if trial["ms"] is None else ms(trial["ms"]),
+            )
+        lines.append(table)
+    for layer in promise["float_layers"]:
+        alone = "" if layer["sqnr_alone_db"] is None else f": {layer['sqnr_alone_db']:.1f} dB if it alone were int8"
+        lines.append(Text(f"  float: {layer['layer']} ({layer['operator']}){alone}"))
+    return lines
 
 
 def _heading(text: str) -> Text:

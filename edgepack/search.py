@@ -8,11 +8,13 @@ budget are timed beside float, turn by turn, and the fastest is taken.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
+from edgepack.errors import MetricError
 from edgepack.metric import Quality
 from edgepack.sensitivity import Injection
 
@@ -60,8 +62,8 @@ class Forms(Protocol):
     def judge(self, precision: str, keep_float: frozenset[str]) -> Quality:
         """The form's quality on the search part, in the target's own runtime."""
 
-    def time(self, forms: Sequence[tuple[str, frozenset[str]]]) -> list[float]:
-        """Milliseconds of each form, measured turn by turn."""
+    def time(self, forms: Sequence[tuple[str, frozenset[str]]]) -> list[float] | None:
+        """Milliseconds of each form, measured turn by turn; None where this machine is not like the device."""
 
     def rank(self) -> list[Injection]:
         """The layers by what their rounding does alone, worst first."""
@@ -73,6 +75,7 @@ def search(
     *,
     shares: Mapping[str, float],
     fallback: bool,
+    believed: bool = False,
     seconds: float = float("inf"),
     known: Sequence[Trial] = (),
     tried: Callable[[Trial], None] = lambda trial: None,
@@ -82,11 +85,12 @@ def search(
     Args:
         shares: each layer's share of the model's multiply-accumulates.
         fallback: whether float may be the answer.
+        believed: whether int8 counts as faster than float where that cannot be measured.
         seconds: after which no new form is tried.
         known: trials of an interrupted search, which are not repeated.
         tried: called with each new trial, so that it can be kept.
     """
-    return _Search(forms, budget, shares, fallback, time.monotonic() + seconds, list(known), tried).run()
+    return _Search(forms, budget, shares, fallback, believed, time.monotonic() + seconds, list(known), tried).run()
 
 
 class _Search:
@@ -96,18 +100,20 @@ class _Search:
         budget: float,
         shares: Mapping[str, float],
         fallback: bool,
+        believed: bool,
         deadline: float,
         trials: list[Trial],
         tried: Callable[[Trial], None],
     ) -> None:
         self.forms, self.budget, self.shares, self.fallback = forms, budget, shares, fallback
-        self.deadline, self.trials, self.tried = deadline, trials, tried
+        self.believed, self.deadline, self.trials, self.tried = believed, deadline, trials, tried
         self.finished = True
+        self.why_not = ""
 
     def run(self) -> Choice:
         whole = self.trial(frozenset())
         if self.fallback and not self.faster(whole):
-            return self.end(self.float_form(), "int8 is no faster here than float")
+            return self.end(self.float_form(), self.why_not)
         if not whole.keeps:
             self.raise_layers()
         keeping = [trial for trial in self.trials if trial.keeps and trial.precision == "int8"]
@@ -133,8 +139,12 @@ class _Search:
 
     def faster(self, trial: Trial) -> bool:
         """Whether a form beats float."""
-        form, plain = self.forms.time([("int8", frozenset(trial.keep_float)), ("fp32", frozenset())])
-        return form * FASTER < plain
+        measured = self.forms.time([("int8", frozenset(trial.keep_float)), ("fp32", frozenset())])
+        if measured is None:
+            self.why_not = "whether int8 is faster there cannot be measured here; --precision int8 builds it"
+            return self.believed
+        self.why_not = f"int8 is no faster here than float: {measured[0]:.3g} against {measured[1]:.3g} ms"
+        return measured[0] * FASTER < measured[1]
 
     def raise_layers(self) -> None:
         """Twice as many layers in float each time until the budget is kept, then as few as still keep it."""
@@ -164,6 +174,9 @@ class _Search:
         plain = [self.float_form()] if self.fallback else []
         contenders = [*keeping, *plain]
         measured = self.forms.time([(trial.precision, frozenset(trial.keep_float)) for trial in contenders])
+        if measured is None:
+            least = min(keeping, key=lambda trial: sum(self.shares.get(layer, 0.0) for layer in trial.keep_float))
+            return self.end(least, f"of {len(keeping)} forms that keep {self.budget:g} points the one with least float")
         timed = [replace(trial, ms=ms) for trial, ms in zip(contenders, measured, strict=True)]
         for trial in timed:
             self.trials = [trial if _same(trial, old) else old for old in self.trials]
@@ -179,24 +192,36 @@ class _Search:
 
 
 def judged(precision: str, keep_float: tuple[str, ...], quality: Quality, budget: float) -> Trial:
-    """A trial from its quality. One standard error is kept in hand, but at most half the budget.
-
-    Raises:
-        ValueError: the quality has no drop.
-    """
-    if quality.drop is None:
-        raise ValueError("a form without a metric cannot be held against a budget")
-    low, high = quality.drop_low, quality.drop_high
+    """A trial from its quality. One standard error is kept in hand, but at most half the budget."""
+    drop, low, high = loss(quality)
     margin = 0.0 if low is None or high is None else (high - low) / 3.92
     return Trial(
         precision=precision,
         keep_float=keep_float,
-        drop=quality.drop,
+        drop=drop,
         margin=margin,
         agreement=quality.agreement,
         sqnr_db=quality.sqnr_db,
-        keeps=quality.drop + min(margin, budget / 2) <= budget + 1e-9,
+        keeps=drop + min(margin, budget / 2) <= budget + 1e-9,
     )
+
+
+def loss(quality: Quality) -> tuple[float, float | None, float | None]:
+    """What is held against the budget, with its interval: the metric's drop, or answers that differ, in points.
+
+    Raises:
+        MetricError: there is neither.
+    """
+    if quality.drop is not None:
+        return quality.drop, quality.drop_low, quality.drop_high
+    if quality.agreement is None:
+        raise MetricError(
+            "--max-drop has nothing to hold against: no metric, and the answers are no scores",
+            "add labels to --eval and --metric (docs/metrics.md)",
+        )
+    share = 1 - quality.agreement / 100
+    error = 100 * math.sqrt(share * (1 - share) / max(quality.count, 1))
+    return 100 * share, 100 * share - 1.96 * error, 100 * share + 1.96 * error
 
 
 def ladder(ranking: Sequence[Injection], shares: Mapping[str, float]) -> list[frozenset[str]]:

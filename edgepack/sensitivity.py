@@ -10,7 +10,8 @@ import numpy as np
 import onnx_ir as ir
 
 from edgepack.layer import channel_axis
-from edgepack.metric import first_float, harness
+from edgepack.metric import harness
+from edgepack.metrics.base import first_float
 from edgepack.model import Model
 from edgepack.passes.placement import Placement, place, tail
 from edgepack.passes.quantize import Grid, Rounded, activation_grids, rounded_nearest, spread

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgepack.errors import MetricError
 from edgepack.metric import Quality
 from edgepack.search import Choice, Trial, judged, ladder, search
 from edgepack.sensitivity import Injection
@@ -108,11 +109,28 @@ def test_what_is_chosen_keeps_the_budget_on_the_search_part(points: dict[str, fl
     assert len(choice.trials) <= 12
 
 
+def test_without_a_metric_answers_that_differ_are_what_is_lost() -> None:
+    trial = judged("int8", (), Quality(source="", count=10_000, sqnr_db=20.0, agreement=99.6), 0.5)
+    assert trial.drop == pytest.approx(0.4) and 0.05 < trial.margin < 0.07 and trial.keeps
+
+
+def test_where_the_device_is_another_kind_int8_is_believed_or_not() -> None:
+    class Elsewhere(Known):
+        def time(self, forms: Sequence[tuple[str, frozenset[str]]]) -> None:  # type: ignore[override]
+            return None
+
+    forms = Elsewhere(points=dict.fromkeys(LAYERS[:2], 1.0))
+    believed = search(forms, 0.5, shares=SHARES, fallback=True, believed=True)
+    assert believed.chosen.keep_float == ("layer0", "layer1") and believed.chosen.ms is None
+    doubted = search(forms, 0.5, shares=SHARES, fallback=True)
+    assert doubted.chosen.precision == "fp32" and "cannot be measured here" in doubted.reason
+
+
 def test_a_margin_is_kept_but_never_more_than_half_the_budget() -> None:
     assert judged("int8", (), quality(0.3, error=0.1), 0.5).keeps
     assert not judged("int8", (), quality(0.45, error=0.1), 0.5).keeps
     assert judged("int8", (), quality(0.2, error=5.0), 0.5).keeps
-    with pytest.raises(ValueError, match="metric"):
+    with pytest.raises(MetricError, match="nothing to hold against"):
         judged("int8", (), Quality(source="", count=1, sqnr_db=None, agreement=None), 0.5)
 
 

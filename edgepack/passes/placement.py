@@ -187,4 +187,14 @@ def integer_only(model: Model, scheme: Scheme) -> bool:
     Additions and multiplications of int8 tensors are left out, since kernels rescale them in float.
     """
     computing = scheme.weighted | scheme.same_scale | scheme.fused | {"QuantizeLinear", "DequantizeLinear"}
-    return all(node.domain == "" and node.op_type in computing for node in model.nodes())
+    return all(
+        node.domain == ""
+        and node.op_type in computing
+        and (node.op_type not in scheme.weighted or all(_restored(value) for value in node.inputs[:2]))
+        for node in model.nodes()
+    )
+
+
+def _restored(value: ir.Value | None) -> bool:
+    producer = value.producer() if value is not None else None
+    return producer is not None and producer.op_type == "DequantizeLinear"

@@ -1,0 +1,147 @@
+"""`--max-drop`: search for the fastest form that keeps the promise, build it, and report on samples it has not seen."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from edgepack import bundle
+from edgepack.candidate import Candidate, Ingredients, Progress, make, make_tidy
+from edgepack.cost import layer_shares
+from edgepack.judge import Judge
+from edgepack.metric import Quality, too_few
+from edgepack.model import Model
+from edgepack.samples import Samples
+from edgepack.search import Choice, Trial, loss, search
+from edgepack.sensitivity import Injection
+from edgepack.trials import Journal, Trials, fingerprint
+
+
+@dataclass(frozen=True, kw_only=True)
+class Promised:
+    """What was promised: `budget` points; and what the search has: seconds, and the samples that it may look at."""
+
+    budget: float
+    seconds: float | None
+    judge: Judge
+    samples: Samples
+
+
+def keep_promise(
+    given: Ingredients,
+    promised: Promised,
+    uncleaned: Model,
+    folder: Path,
+    journal: Path,
+    seconds: float,
+    progress: Progress,
+) -> tuple[Candidate, dict[str, Any]]:
+    """Search, build what was found in `folder`, and hold it against the budget on the reporting samples.
+
+    Args:
+        journal: where trials are kept until the search is done.
+
+    Returns:
+        The candidate and the promise: `kept`, `reason`, `trials`, `float_layers` and `warnings`.
+    """
+    decision = given.plan
+    if decision.precision == "int8":
+        choice, ranking, notes = _search(given, promised, journal, progress)
+    else:
+        choice, ranking, notes = _only(decision.precision, decision.reason), [], None
+    form = choice.chosen
+    if form.precision == "int8":
+        candidate = make(given, "int8", folder, seconds, progress, frozenset(form.keep_float))
+    else:
+        candidate = make_tidy(given, form.precision, uncleaned, folder, seconds, progress)
+    quality = candidate.quality
+    assert quality is not None
+    drop, low, high = loss(quality)
+    kept = drop <= promised.budget + 1e-9
+    hurts = {injection.layer: injection for injection in ranking}
+    promise = {
+        "max_drop": promised.budget,
+        "metric": quality.metric or "agreement",
+        "kept": kept,
+        "drop": drop,
+        "drop_low": low,
+        "drop_high": high,
+        "search_samples": promised.samples.count,
+        "report_samples": quality.count,
+        "reason": choice.reason,
+        "finished": choice.finished,
+        "float_layers": [_layer(name, hurts.get(name)) for name in form.keep_float],
+        "trials": [asdict(trial) for trial in choice.trials],
+        "warnings": _warnings(promised, quality, form, kept),
+    }
+    bundle.add_to_manifest(folder, {"promise": {"state": "kept" if kept else "missed", **promise}})
+    if notes is not None:
+        notes.remove()
+    return candidate, promise
+
+
+def _search(
+    given: Ingredients, promised: Promised, path: Path, progress: Progress
+) -> tuple[Choice, list[Injection], Journal]:
+    decision = given.plan
+    assert given.data is not None
+    journal = Journal(
+        path,
+        {
+            "model": given.original.digest(),
+            "calibration": fingerprint(given.data),
+            "search": fingerprint(promised.samples),
+            "budget": promised.budget,
+            "target": decision.target_name,
+            "device": decision.device.name,
+            "threads": decision.threads,
+            "metric": promised.judge.metric_name,
+        },
+    )
+    shapes = {name: array.shape for name, array in given.golden[0].items()}
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}-") as scratch:
+        trials = Trials(given=given, judge_=promised.judge, scratch=Path(scratch), seconds=1.0, progress=progress)
+        choice = search(
+            trials,
+            promised.budget,
+            shares=layer_shares(given.clean, shapes),
+            fallback=decision.on_trial,
+            believed=decision.device.int8_gain == "expected",
+            seconds=promised.seconds if promised.seconds is not None else float("inf"),
+            known=journal.trials,
+            tried=journal.add,
+        )
+        ranking = trials.rank() if choice.chosen.keep_float else []
+    return choice, ranking, journal
+
+
+def _only(precision: str, reason: str) -> Choice:
+    """No search: one precision was asked for, or is all there is."""
+    trial = Trial(precision=precision, keep_float=(), drop=0.0, margin=0.0, agreement=None, sqnr_db=None, keeps=True)
+    return Choice(chosen=trial, trials=(), reason=reason, finished=True)
+
+
+def _layer(name: str, injection: Injection | None) -> dict[str, Any]:
+    return {
+        "layer": name,
+        "operator": injection.operator if injection is not None else None,
+        "sqnr_alone_db": round(injection.both_db, 2) if injection is not None else None,
+    }
+
+
+def _warnings(promised: Promised, quality: Quality, form: Trial, kept: bool) -> list[str]:
+    found = []
+    if not kept:
+        drop, _, _ = loss(quality)
+        found.append(
+            f"promise missed: {drop:.2f} points lost on the {quality.count:,} reporting samples, "
+            f"{promised.budget:g} were allowed"
+            + (f" ({form.drop:.2f} on those it was searched on)" if form.precision == "int8" else "")
+        )
+    if form.precision != "fp32" and quality.drop is not None:
+        short = too_few(quality, promised.budget)
+        if short:
+            found.append(short)
+    return found
