@@ -226,7 +226,10 @@ def check(
     _show(report, as_json, lambda: f"ok: {_render().check_words(report)}")
 
 
-@app.command(epilog="Examples:\n\nedgepack inspect model.onnx --device rpi5\n\nedgepack inspect out")
+@app.command(
+    epilog="Examples:\n\nedgepack inspect model.onnx --device rpi5\n\nedgepack inspect out\n\n"
+    "edgepack inspect model.onnx --layers --data calib.npz"
+)
 def inspect(
     path: Annotated[Path, typer.Argument(metavar="MODEL|BUNDLE", help="A model file, or a bundle.")],
     device: Annotated[
@@ -236,11 +239,36 @@ def inspect(
         str, typer.Option(help="The runtime to look with.", autocompletion=lambda: ["auto", *_targets()])
     ] = "auto",
     input_shape: Shapes = None,
+    layers: Annotated[
+        bool, typer.Option("--layers", help="Which layer int8 hurts: round one after another, on --data.")
+    ] = False,
+    data: Annotated[Path | None, typer.Option(help="Samples for --layers; labels are not needed.")] = None,
+    preprocess: Annotated[
+        str | None, typer.Option(help="How images become tensors.", autocompletion=lambda: _presets())
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """What a model or a bundle is, and what would stop it on a device."""
+    """What a model or a bundle is, what would stop it on a device, and which layer int8 hurts."""
     from edgepack.inspection import BundleInspection
     from edgepack.inspection import inspect as run
+
+    if layers:
+        from edgepack.diagnosis import diagnose
+
+        with _progress() as progress:
+            diagnosis = diagnose(
+                path,
+                data,
+                device=device,
+                target_name=target,
+                preprocess=preprocess,
+                input_shape=_shapes(input_shape),
+                progress=progress,
+            )
+        _show(diagnosis.to_json(), as_json, lambda: _render().diagnosis(diagnosis))
+        return
+    if data is not None or preprocess is not None:
+        raise UsageError("--data and --preprocess are for --layers", "add --layers to see which layer int8 hurts")
 
     found = run(path, device=device, target_name=target, input_shape=_shapes(input_shape))
     if isinstance(found, BundleInspection):

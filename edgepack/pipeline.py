@@ -14,15 +14,12 @@ from edgepack import samples as sample_files
 from edgepack.annotations import attach
 from edgepack.audit import audit, refuse_overlap
 from edgepack.candidate import SLOWER, Candidate, Ingredients, Progress, empty, make, make_tidy, speed_words
+from edgepack.cleaning import cleaned, shaped
 from edgepack.errors import DataNeeded, LabelsError, UsageError
 from edgepack.judge import judge_for, metric_for
 from edgepack.labels import read_classes
 from edgepack.metric import Quality
 from edgepack.model import Model
-from edgepack.passes.fix_shapes import fix_shapes
-from edgepack.passes.raise_opset import raise_opset
-from edgepack.passes.rewrite import rewrite
-from edgepack.passes.simplify import simplify
 from edgepack.plan import Plan, plan
 from edgepack.promise import Promised, keep_promise
 from edgepack.reference import Session
@@ -133,14 +130,7 @@ def build(
         is_quantized=original.is_quantized,
         threads=threads,
     )
-    notes: list[str] = []
-    shaped = original
-    if decision.precision == "int8":
-        raised = raise_opset(original)
-        shaped = raised.model
-        notes.append(raised.note)
-    fixed = fix_shapes(shaped, input_shape or {})
-    notes.append(fixed.note)
+    untidy, notes = shaped(original, input_shape or {}, int8=decision.precision == "int8")
 
     progress("reading the samples", 0, 0)
     classes = read_classes(Path(labels)) if labels is not None else None
@@ -150,12 +140,12 @@ def build(
     if data is None and eval is None:
         _refuse_idle({"--preprocess": preprocess, "--metric": metric})
     truth = asked.truth if asked is not None else "classes"
-    calibration, evaluation = _samples(fixed.model, data, eval, preprocess, classes, truth)
-    warnings = _audit(fixed.model, calibration, evaluation, classes if truth == "classes" else None)
+    calibration, evaluation = _samples(untidy, data, eval, preprocess, classes, truth)
+    warnings = _audit(untidy, calibration, evaluation, classes if truth == "classes" else None)
     judged = evaluation or calibration
     if judged is not None and annotations is not None:
         judged = attach(judged, Path(annotations), classes)
-    feeds, synthetic = golden.feeds(calibration or evaluation, fixed.model)
+    feeds, synthetic = golden.feeds(calibration or evaluation, untidy)
     searched = None
     if max_drop is not None:
         if evaluation is None or judged is None:
@@ -166,17 +156,14 @@ def build(
     session = Session(original)
     answers = session.run(feeds[0])
     judge = judge_for(session, judged, asked, answers, keep=decision.on_trial)
-    clean = simplify(fixed.model, session, feeds[:2])
-    notes.append(clean.note)
-    clean = rewrite(clean.model, session, feeds[:2])
-    notes.append(clean.note)
+    clean, tidied = cleaned(untidy, session, feeds[:2])
     given = Ingredients(
         plan=decision,
         name=name or path.stem,
         version=version,
         original=original,
         session=session,
-        clean=clean.model,
+        clean=clean,
         data=calibration,
         judged=judged,
         judge=judge,
@@ -188,13 +175,13 @@ def build(
     promise = None
     with bundle.atomic_folder(output) as folder:
         if max_drop is None:
-            chosen, reason, tried = _choose(given, fixed.model, folder, seconds, progress)
+            chosen, reason, tried = _choose(given, untidy, folder, seconds, progress)
         else:
             search_judge = judge_for(session, searched, asked, answers, keep=True)
             assert search_judge is not None and searched is not None
             promised = Promised(budget=max_drop, seconds=time_budget, judge=search_judge, samples=searched)
             journal = output.with_name(f"{output.name}.search.json")
-            chosen, promise = keep_promise(given, promised, fixed.model, folder, journal, seconds, progress)
+            chosen, promise = keep_promise(given, promised, untidy, folder, journal, seconds, progress)
             reason, tried = promise["reason"], []
         sizes = {
             "original": bundle.folder_bytes(folder / bundle.BASELINE),
@@ -214,7 +201,7 @@ def build(
         quality=chosen.quality,
         latency=chosen.latency,
         check=chosen.check,
-        notes=[note for note in (*notes, *tried, *chosen.notes) if note],
+        notes=[note for note in (*notes, *tidied, *tried, *chosen.notes) if note],
         warnings=warnings + _doubts(given, chosen) + ([] if promise is None else promise["warnings"]),
         promise=promise,
     )

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edgepack.device import Device
+from edgepack.diagnosis import Diagnosis
 from edgepack.inspection import BundleInspection, Inspection
 from edgepack.metric import Quality
 from edgepack.pipeline import Build
@@ -271,3 +272,41 @@ def mb(value: float) -> str:
 
 def decibels(value: float) -> str:
     return "equal" if value >= 200 else f"{value:.1f} dB"
+
+
+# Layers beyond these are harmless or too many to read; --json has all.
+_LAYERS_SHOWN = 20
+
+
+def diagnosis(found: Diagnosis) -> RenderableType:
+    """The layers that int8 hurts most, and what helps."""
+    table = Table()
+    table.add_column("layer", overflow="fold")
+    for name in ("SQNR alone", "weights", "activations", "of the error", "of the MACs", "reads", "outlier"):
+        table.add_column(name, justify="right")
+    shown = found.layers[:_LAYERS_SHOWN]
+    for layer in shown:
+        table.add_row(
+            f"{escape(layer.layer)} ({layer.operator})",
+            decibels(layer.sqnr_db),
+            decibels(layer.weights_db),
+            decibels(layer.activations_db),
+            f"{100 * layer.share:.1f} %",
+            f"{100 * layer.macs_share:.1f} %",
+            f"{layer.range[0]:.3g} to {layer.range[1]:.3g}",
+            f"{layer.outlier:.0f} σ",
+        )
+    lines: list[RenderableType] = [
+        _heading(f"{found.path}: each layer alone in int8, by {found.target}'s rules, {found.samples} samples"),
+        table,
+    ]
+    rest = len(found.layers) - len(shown)
+    if rest:
+        lines.append(Text(f"{rest} more layers with less error; --json has all", style="dim"))
+    for what, count in found.left_float.items():
+        lines.append(Text(f"float anyway: {count}× {what}", style="dim"))
+    advice = [layer for layer in found.layers if layer.advice]
+    lines += [Text(f"! {layer.layer}: {layer.advice}", style="yellow") for layer in advice]
+    if not advice:
+        lines.append(Text("no layer stands out: int8 takes a little from all of them"))
+    return Group(*lines)

@@ -55,6 +55,15 @@ class Extent:
         """The values that the bins stand for."""
         return ((np.arange(BINS) + 0.5) / (BINS / 2) - 1) * self.reach
 
+    @property
+    def deviation(self) -> float:
+        """The standard deviation of what was counted, to a bin's width."""
+        total = self.counts.sum()
+        if not total:
+            return 0.0
+        mean = float(self.counts @ self.centers) / total
+        return float(np.sqrt(self.counts @ np.square(self.centers - mean) / total))
+
     def joined(self, other: Extent) -> Extent:
         """What one observer of both tensors would have seen."""
         both = Extent(tensor=self.tensor, low=min(self.low, other.low), high=max(self.high, other.high))
