@@ -50,21 +50,17 @@ def match(found: Detections, truth: Boxes, thresholds: np.ndarray, *, ids: bool 
     A detection that only meets a crowd is ignored: neither right nor wrong.
     """
     labels = truth.ids if ids else truth.classes
-    parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-    for number in np.unique(found.classes):
-        mine = np.flatnonzero(found.classes == number)
-        mine = mine[np.argsort(-found.scores[mine], kind="stable")][:MOST_A_CLASS]
-        theirs = labels == number
-        parts.append((mine, *_match_class(found.boxes[mine], truth.boxes[theirs], truth.crowd[theirs], thresholds)))
-    empty = np.zeros((len(thresholds), 0), bool)
-    order = np.concatenate([np.zeros(0, np.int64), *(mine for mine, _, _ in parts)])
-    return Matches(
-        classes=found.classes[order],
-        scores=found.scores[order],
-        hit=np.concatenate([empty, *(hit for _, hit, _ in parts)], axis=1),
-        ignored=np.concatenate([empty, *(ignored for _, _, ignored in parts)], axis=1),
-        wanted=labels[~truth.crowd],
-    )
+    order = np.lexsort((-found.scores, found.classes))
+    classes = found.classes[order]
+    starts = np.searchsorted(classes, classes)
+    order = order[np.arange(len(order)) - starts < MOST_A_CLASS]
+    boxes, classes = found.boxes[order], found.classes[order]
+    hit = np.zeros((len(thresholds), len(order)), bool)
+    ignored = np.zeros_like(hit)
+    for number in np.intersect1d(labels, classes):
+        mine, theirs = classes == number, labels == number
+        hit[:, mine], ignored[:, mine] = _match_class(boxes[mine], truth.boxes[theirs], truth.crowd[theirs], thresholds)
+    return Matches(classes=classes, scores=found.scores[order], hit=hit, ignored=ignored, wanted=labels[~truth.crowd])
 
 
 def _match_class(
