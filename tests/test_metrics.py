@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -306,6 +307,13 @@ def test_top1_is_the_default_for_classes(labels: np.ndarray | None, shape: tuple
     samples = Samples(source="", count=3, read=lambda index: {}, digest=str, labels=labels)
     found = default(samples, {"index": np.zeros(3, int), "z": np.zeros(shape, np.float32)})
     assert (found.name if found is not None else None) == name
+
+
+def test_the_docs_name_every_metric_and_every_key() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "metrics.md").read_text(encoding="utf-8")
+    assert all(f"`{name}`" in text for name in [*METRICS, *KEYS])
+    for keys in KEYS.values():
+        assert all(f"`{key}=" in text for key in keys)
 
 
 # --- the bootstrap --------------------------------------------------------------------------------------
