@@ -149,7 +149,13 @@ def _yolo_file(samples: Samples, index: int, file: Path | None) -> Boxes:
         raise LabelsError(
             f"{file} is no YOLO file", "each line is class, centre x, centre y, width, height, from 0 to 1"
         ) from error
-    height, width = _source_size(samples, index)
+    size = _source_size(samples, index)
+    if size is None:
+        raise LabelsError(
+            f"{file} is relative to an image, and {samples.source} holds none of four axes",
+            "give a COCO file with boxes in pixels of the model's input",
+        )
+    height, width = size
     x, y, w, h = (rows[:, 1:] * np.array([width, height, width, height])).T
     corners = np.stack([x - w / 2, y - h / 2, x + w / 2, y + h / 2], axis=1)
     classes = rows[:, 0].astype(np.int64)
@@ -164,15 +170,12 @@ def _yolo_file(samples: Samples, index: int, file: Path | None) -> Boxes:
 # --- coordinates ----------------------------------------------------------------------------------------
 
 
-def _source_size(samples: Samples, index: int) -> tuple[int, int]:
-    """Height and width of what was annotated: the image before preprocessing, else the model's input."""
+def _source_size(samples: Samples, index: int) -> tuple[int, int] | None:
+    """Height and width of what was annotated: the image before preprocessing, else the model's input, if an image."""
     if samples.pixels is not None:
         height, width = samples.pixels(index).shape[:2]
         return int(height), int(width)
-    size = image_size(samples.read(index), samples)
-    if size is None:
-        raise LabelsError(f"{samples.source} holds no images of four axes", "boxes are for images")
-    return size
+    return image_size(samples.read(index), samples)
 
 
 def image_size(feed: Feed, samples: Samples) -> tuple[int, int] | None:
@@ -189,8 +192,11 @@ def _to_input(
     samples: Samples, index: int, boxes: np.ndarray, said: tuple[Any, Any] | None, where: Path | None
 ) -> np.ndarray:
     """Boxes [n, 4] of the source as boxes of the model's input; `said` is the source's size by the annotations."""
-    height, width = _source_size(samples, index)
-    if said is not None and said != (height, width):
+    size = _source_size(samples, index)
+    if size is None:
+        return boxes
+    height, width = size
+    if said is not None and said != size:
         raise LabelsError(
             f"{where}: image {index} is said to be {said[0]}×{said[1]} (height × width), and is {height}×{width}",
             "scale the boxes with the image; for images as they were annotated, give a folder and --preprocess",

@@ -181,6 +181,17 @@ def test_a_coco_file_that_does_not_fit(text: str, message: str, tmp_path: Path) 
     assert message in caught.value.message and caught.value.hint
 
 
+def test_boxes_for_what_is_no_image(tmp_path: Path) -> None:
+    """Features, for instance: pixels of the input are known to the annotations alone."""
+    model = models.in_edgepack(models.mlp())
+    np.savez(tmp_path / "eval.npz", x=models.random((2, 8)))
+    samples = read(tmp_path / "eval.npz", model, truth="boxes")
+    path = coco(tmp_path, [{"id": 1, "width": 640, "height": 480}, {"id": 2}], [(1, 3, [1, 1, 2, 2])])
+    assert of(attach(samples, path))[0].boxes.tolist() == [[1, 1, 3, 3]]
+    with pytest.raises(LabelsError, match="is relative to an image"):
+        attach(samples, yolo(tmp_path / "txt", a="1 0.5 0.5 0.5 0.5\n", b=""))
+
+
 def test_no_such_annotations(tmp_path: Path) -> None:
     with pytest.raises(LabelsError, match=r"nope\.json cannot be read"):
         attach(tensors(tmp_path), tmp_path / "nope.json")

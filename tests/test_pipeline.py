@@ -215,6 +215,56 @@ def test_images_that_only_judge_are_preprocessed_on_the_device_too(tmp_path: Pat
     assert (tmp_path / "out" / "golden" / "pixels.npz").is_file() and built.check["ok"]
 
 
+# --- metrics ----------------------------------------------------------------------------------------------
+
+
+def judged(folder: Path, proto: onnx.ModelProto, **more: object) -> pipeline.Build:
+    onnx.save(proto, folder / "model.onnx")
+    return edgepack.build(
+        folder / "model.onnx", folder / "out", precision="fp16", eval=folder / "eval.npz", **FAST, **more,  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def test_a_recognizer_is_judged_by_its_text(tmp_path: Path) -> None:
+    """It answers with its input; the characters are in its metadata, and one text of two is read wrongly."""
+    proto = models.model([helper.make_node("Identity", ["x"], ["z"])], {"x": ["N", 4, 3]}, {"z": ["N", 4, 3]})
+    proto.metadata_props.add(key="character", value="a\nb")
+    paths = np.eye(3, dtype=np.float32)[[[1, 1, 0, 2], [1, 0, 1, 2]]]
+    np.savez(tmp_path / "eval.npz", x=paths, y=np.array(["ab", "ab"]))
+    built = judged(tmp_path, proto, metric="cer")
+    assert built.quality is not None and built.quality.original == built.quality.built == 25
+    written = manifest(tmp_path / "out")["measured"]["quality"]  # type: ignore[index]
+    assert written == {
+        "count": 2, "sqnr_db": 200, "agreement": 100, "metric": "cer", "unit": "points", "higher_is_better": False,
+        "original": 25, "built": 25, "drop": 0, "drop_low": 0, "drop_high": 0,
+    }  # fmt: skip
+
+
+def test_a_detector_is_judged_by_its_boxes(tmp_path: Path) -> None:
+    """Grids of two anchors: each image's first box is right, the second image's second box is missed."""
+    proto = models.model([helper.make_node("Identity", ["x"], ["z"])], {"x": ["N", 5, 2]}, {"z": ["N", 5, 2]})
+    one = np.array([[10, 10, 8, 8, 0.9], [30, 30, 8, 8, 0.0]], np.float32).T
+    np.savez(tmp_path / "eval.npz", x=np.stack([one, one]))
+    boxes = [(1, [6, 6, 8, 8]), (2, [6, 6, 8, 8]), (2, [26, 26, 8, 8])]
+    (tmp_path / "boxes.json").write_text(
+        json.dumps({
+            "images": [{"id": 1}, {"id": 2}],
+            "categories": [{"id": 5, "name": "thing"}],
+            "annotations": [{"image_id": image, "category_id": 5, "bbox": box} for image, box in boxes],
+        })
+    )  # fmt: skip
+    built = judged(tmp_path, proto, metric="map", annotations=tmp_path / "boxes.json", decode="yolov8")
+    # Two of three found, at precision 1: recalls 0 to 0.66 of 101.
+    assert built.quality is not None and built.quality.original == pytest.approx(100 * 67 / 101)
+    assert not any("labels" in doubt for doubt in built.warnings)
+
+
+def test_labels_that_nothing_judges_are_pointed_out(tmp_path: Path) -> None:
+    proto = models.model([helper.make_node("Identity", ["x"], ["z"])], {"x": ["N", 4, 3]}, {"z": ["N", 4, 3]})
+    np.savez(tmp_path / "eval.npz", x=models.random((2, 4, 3)), y=np.arange(2))
+    assert any("--metric says how" in doubt for doubt in judged(tmp_path, proto).warnings)
+
+
 # --- what auto decides ------------------------------------------------------------------------------------
 
 
