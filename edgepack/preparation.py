@@ -18,6 +18,7 @@ from threadpoolctl import threadpool_limits
 
 from edgepack.layer import bias_of, channel_axis, from_matrix, to_matrix
 from edgepack.model import Model, constant
+from edgepack.passes.equalize_swish import equalize_swish
 from edgepack.passes.pad_channels import pad_channels
 from edgepack.passes.placement import place
 from edgepack.passes.quantize import SMALLEST_SCALE, Rounded, activation_grid, bias_floor, refuse_empty
@@ -66,6 +67,7 @@ def prepare(
         SamplesError: a tensor becomes NaN or infinite.
     """
     model = pad_channels(model, scheme.channel_multiple).model
+    model = equalize_swish(model, scheme, samples, memory).model
     placement = place(model, scheme)
     refuse_empty(placement)
     extents = [Extent(tensor=name) for name in placement.tensors]

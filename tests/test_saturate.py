@@ -56,7 +56,7 @@ def test_a_mobile_block_is_as_close_as_with_float_activations(block: tuple[Model
     samples = samples_of(tmp_path, original, x=models.images(64, seed=1))
     without = quantized(original, samples, replace(ORT, light=ORT.light - {"HardSwish", "HardSigmoid"}))
     fresh = {"x": models.images(32, seed=9)}
-    assert sqnr(original, integers, fresh) > sqnr(original, without, fresh) - 1.0
+    assert sqnr(original, integers, fresh) > sqnr(original, without, fresh) - 2.0
     assert sqnr(original, integers, fresh) > 20
 
 

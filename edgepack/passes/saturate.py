@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from edgepack.model import constant
 from edgepack.passes.fuse_activations import drop_unread
 
 # HardSwish is x · HardSigmoid(x) with these (ONNX).
-_SWISH_SLOPE, _SWISH_OFFSET = 1 / 6, 0.5
+SWISH_SLOPE, SWISH_OFFSET = 1 / 6, 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +39,7 @@ def line(node: ir.Node) -> Line | None:
     if node.domain != "":
         return None
     if node.op_type == "HardSwish":
-        return Line(slope=_SWISH_SLOPE, offset=_SWISH_OFFSET)
+        return Line(slope=SWISH_SLOPE, offset=SWISH_OFFSET)
     if node.op_type != "HardSigmoid":
         return None
     found = Line(slope=node.attributes.get_float("alpha", 0.2), offset=node.attributes.get_float("beta", 0.5))
@@ -48,6 +49,9 @@ def line(node: ir.Node) -> Line | None:
 def useful_range(value: ir.Value) -> tuple[float, float]:
     """The inputs outside of which every reader of the value answers as at the nearest end."""
     low, high = np.inf, -np.inf
+    scale = _gated_by(value)
+    if scale is not None:
+        return -SWISH_OFFSET / SWISH_SLOPE / float(scale.min()), np.inf
     for node, _ in value.uses():
         clipped = line(node)
         if clipped is None:
@@ -58,10 +62,28 @@ def useful_range(value: ir.Value) -> tuple[float, float]:
     return (low, high) if value.uses() and not value.is_graph_output() else (-np.inf, np.inf)
 
 
+def _gated_by(value: ir.Value) -> np.ndarray | None:
+    """The d where the value x is read by nothing but `x · HardSigmoid(d · x)` (passes/equalize_swish.py)."""
+    readers = [node for node, _ in value.uses()]
+    if len(readers) != 2 or value.is_graph_output() or any(node.op_type != "Mul" for node in readers):
+        return None
+    for slanted, gated in (readers, readers[::-1]):
+        scale = next((array for array in map(constant, slanted.inputs) if array is not None), None)
+        uses = list(slanted.outputs[0].uses())
+        if scale is None or not np.all(scale > 0) or len(uses) != 1 or slanted.outputs[0].is_graph_output():
+            continue
+        gate = uses[0][0]
+        if line(gate) == Line(slope=SWISH_SLOPE, offset=SWISH_OFFSET) and gate.outputs[0] in gated.inputs:
+            return scale
+    return None
+
+
 def write_saturating(graph: ir.Graph, node: ir.Node) -> None:
     """Replace a HardSwish or HardSigmoid whose input comes from a DequantizeLinear by additions and products."""
     clipped = line(node)
     data, output = node.inputs[0], node.outputs[0]
+    if node.op_type == "HardSigmoid" and clipped is not None and _write_into_product(graph, node, clipped):
+        return
     restored = data.producer() if data is not None else None
     assert clipped is not None and data is not None and restored is not None
     integers, scale, zero = restored.inputs
@@ -96,6 +118,43 @@ def write_saturating(graph: ir.Graph, node: ir.Node) -> None:
     graph.insert_after(node, made)
     output.replace_all_uses_with(last)
     drop_unread(graph, node)
+
+
+def _write_into_product(graph: ir.Graph, node: ir.Node, clipped: Line) -> bool:
+    """A HardSigmoid of a product that nothing else reads costs nothing: the product is rounded to the gate's own grid.
+
+    The product's integers are read as the gate's. Whether that could be done.
+    """
+    restored = _single(node.inputs[0], "DequantizeLinear")
+    quantized = _single(restored.inputs[0], "QuantizeLinear") if restored is not None else None
+    product = quantized.inputs[0] if quantized is not None else None
+    maker = product.producer() if product is not None else None
+    after = [reader for reader, _ in node.outputs[0].uses()]
+    if maker is None or product is None or maker.op_type != "Mul" or len(after) != 1:
+        return False
+    pair = after[0]
+    if pair.op_type != "QuantizeLinear" or node.outputs[0].is_graph_output() or len(product.uses()) != 1:
+        return False
+    scale, zero = constant(pair.inputs[1]), constant(pair.inputs[2])
+    if scale is None or zero is None:
+        return False
+    lowest = np.iinfo(zero.dtype).min
+    # Rounded down, so that what the gate clips stays clipped.
+    middle = np.floor(clipped.offset / scale) + int(zero)
+    if int(zero) != lowest or not lowest <= middle <= np.iinfo(zero.dtype).max:
+        return False
+    stem = str(node.outputs[0].name)
+    pair.replace_input_with(0, product)
+    pair.replace_input_with(1, _initializer(graph, f"{stem}_step", (scale / clipped.slope).astype(np.float32)))
+    pair.replace_input_with(2, _initializer(graph, f"{stem}_middle", middle.astype(zero.dtype)))
+    drop_unread(graph, node)
+    return True
+
+
+def _single(value: ir.Value | None, op_type: str) -> ir.Node | None:
+    """The node that makes the value, if it is of the type and the value has one reader."""
+    node = value.producer() if value is not None and len(value.uses()) == 1 else None
+    return node if node is not None and node.op_type == op_type else None
 
 
 def _initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:

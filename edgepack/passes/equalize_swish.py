@@ -1,0 +1,226 @@
+"""Even out the channels around a HardSwish, whose one scale otherwise serves the widest of them.
+
+Cross-layer equalization (Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", 2019)
+needs an activation that scales with its input, which HardSwish does not. Here the gate is told how its input was
+scaled: with x' = x / d by channel,
+
+    HardSwish(x) / d = x' · HardSigmoid(d · x')
+
+so the convolution before gives x' and those behind take their weights times d, exactly. In integers this takes as many
+operators as a HardSwish (passes/saturate.py). d follows the channel's largest value h, down to a share f of the
+largest of all, since the part below zero, which is wide in narrow channels, needs room as well; f is the one that
+makes the rounding errors behind the following weights least. d lies on a grid of 255 steps, so that int8 holds it
+exactly.
+
+On the PP-OCR detector, where one layer's widest channel reaches 95 while half of them stay below 8, this is worth
+2.4 dB.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from edgepack.model import Model, constant
+from edgepack.passes import PassResult
+from edgepack.passes.affine import WEIGHTED, fold_before, fold_behind, foldable, only_reader, read, takes
+from edgepack.passes.saturate import SWISH_OFFSET, SWISH_SLOPE
+from edgepack.samples import Samples
+from edgepack.statistics.stream import MEMORY, stream
+from edgepack.target import Scheme
+
+_SHARES = 2.0 ** -np.arange(0, 6, 0.5)
+# Above this share of the rounding error of before, the slower form does not pay: a product by channel takes longer than
+# the sum that it replaces (a detector: all sites 20 % more time and 1.3 dB, the worst one 7 % and 2.4 dB).
+_WORTHWHILE = 0.1
+_POOLING = frozenset({"MaxPool", "AveragePool", "GlobalAveragePool"})
+_SAMPLES = 64
+
+
+@dataclass(kw_only=True)
+class Reach:
+    """An observer: the largest value of each channel (axis 1)."""
+
+    tensor: str
+    high: np.ndarray = field(default_factory=lambda: np.zeros(1))
+
+    @property
+    def nbytes(self) -> int:
+        return 4096
+
+    def update(self, array: np.ndarray) -> None:
+        high = array.max(axis=tuple(axis for axis in range(array.ndim) if axis != 1))
+        if not np.isfinite(high).all():
+            raise FloatingPointError
+        self.high = np.maximum(self.high, high)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """A HardSwish between layers that can be scaled: the convolution before, those behind, and sums on the way."""
+
+    node: ir.Node
+    maker: ir.Node
+    readers: tuple[ir.Node, ...]
+    sums: tuple[ir.Node, ...]
+
+
+def equalize_swish(model: Model, scheme: Scheme, samples: Samples, memory: int = MEMORY) -> PassResult:
+    """Scale the channels around each HardSwish where that makes rounding errors much smaller.
+
+    Only for schemes that compute HardSwish in integers; others fuse it into the convolution as it is.
+
+    Raises:
+        SamplesError: a tensor becomes NaN or infinite.
+    """
+    if "HardSwish" not in scheme.saturating or "HardSwish" not in model.operators:
+        return PassResult(model=model, note="")
+    result = model.clone()
+    common.ShapeInferencePass()(result.ir)
+    found = [site for site in map(_site, result.ir.graph) if site is not None]
+    if not found:
+        return PassResult(model=model, note="")
+    few = replace(samples, count=min(samples.count, _SAMPLES))
+    reaches = [Reach(tensor=str(site.node.inputs[0].name)) for site in found]  # type: ignore[union-attr]
+    high: dict[str, np.ndarray] = {}
+    for finished in stream(model, reaches, few, memory):
+        high |= {reach.tensor: reach.high for reach in finished}
+    evened = 0
+    for node in [site.node for site in found]:
+        site = _site(node)  # anew, since one before may have changed its sums
+        assert site is not None
+        scale = _scale(site, high[str(node.inputs[0].name)])  # type: ignore[union-attr]
+        if scale is not None:
+            _write(result.ir.graph, site, scale)
+            evened += 1
+    if not evened:
+        return PassResult(model=model, note="")
+    return PassResult(
+        model=result, note=f"channels evened out around {evened} HardSwish", figures={"evened": float(evened)}
+    )
+
+
+def _site(node: ir.Node) -> Site | None:
+    """What lies around a HardSwish; None where its channels cannot be scaled."""
+    data = node.inputs[0] if node.inputs else None
+    if node.op_type != "HardSwish" or node.domain != "" or data is None or not only_reader(data):
+        return None
+    maker = data.producer()
+    if maker is None or maker.op_type != "Conv" or not foldable(maker):
+        return None
+    readers: dict[int, ir.Node] = {}
+    sums: dict[int, ir.Node] = {}
+    scaled = {id(node.outputs[0])}
+    others: set[int] = set()
+    pending = [node.outputs[0]]
+    while pending:
+        value = pending.pop()
+        if value.is_graph_output() or not value.uses():
+            return None
+        for reader, index in value.uses():
+            if reader.op_type in ("Conv", "ConvTranspose") and index == 0 and foldable(reader):
+                readers[id(reader)] = reader
+                continue
+            if not _carries(reader, value, sums, others):
+                return None
+            if id(reader.outputs[0]) not in scaled:
+                scaled.add(id(reader.outputs[0]))
+                pending.append(reader.outputs[0])
+    if scaled & others or not readers:
+        return None
+    return Site(node=node, maker=maker, readers=tuple(readers.values()), sums=tuple(sums.values()))
+
+
+def _carries(node: ir.Node, value: ir.Value, sums: dict[int, ir.Node], others: set[int]) -> bool:
+    """Whether a node whose input is scaled by channel gives an output scaled alike, or can be made to."""
+    if node.domain != "" or len(node.outputs) != 1:
+        return False
+    if node.op_type in _POOLING:
+        return True
+    affine = read(node)
+    if node.op_type == "Add" and affine is not None and affine.data is value and not affine.scales:
+        sums[id(node)] = node
+        return True
+    if node.op_type != "Mul" or affine is not None:
+        return False
+    factors = [factor for factor in node.inputs if factor is not None and factor is not value]
+    others.update(id(factor) for factor in factors)
+    return len(factors) == 1 and constant(factors[0]) is None
+
+
+def _scale(site: Site, high: np.ndarray) -> np.ndarray | None:
+    """What to divide each channel by, in (0, 1]; None where that is not worth it."""
+    largest = float(high.max())
+    if largest <= 0.0 or not all(takes(reader, high.size) for reader in site.readers):
+        return None
+    energy = sum(_energy(reader, high.size) for reader in site.readers)
+    shifts = [float(np.abs(affine.shift).max()) for affine in map(read, site.sums) if affine is not None]
+    errors = []
+    for share in _SHARES:
+        scale = _stepped(high / largest, share)
+        below = -SWISH_OFFSET / SWISH_SLOPE
+        lows = (below / scale, -0.375 / scale, *((-0.375 - shift) / scale for shift in shifts))
+        highs = (high / scale, high / scale, *((high + shift) / scale for shift in shifts))
+        widths = [max(h.max(), 0.0) - min(low.min(), 0.0) for low, h in zip(lows, highs, strict=True)]
+        errors.append(sum(width**2 for width in widths) * float(np.sum(energy * scale**2)))
+    best = int(np.argmin(errors))
+    return _stepped(high / largest, _SHARES[best]) if errors[best] < _WORTHWHILE * errors[0] else None
+
+
+def _stepped(scale: np.ndarray, least: float) -> np.ndarray:
+    return np.asarray(np.ceil(np.clip(scale, least, 1.0) * 255 - 1e-6) / 255)
+
+
+def _energy(reader: ir.Node, channels: int) -> np.ndarray:
+    """The squares of the weights that each input channel meets, summed."""
+    weight = constant(reader.inputs[1])
+    assert weight is not None and reader.op_type in WEIGHTED
+    squares = weight.astype(np.float64) ** 2
+    if reader.op_type == "ConvTranspose":
+        return np.asarray(squares.reshape(channels, -1).sum(axis=1))
+    groups = reader.attributes.get_int("group", 1)
+    grouped = squares.reshape(groups, weight.shape[0] // groups, weight.shape[1], -1)
+    return np.asarray(grouped.sum(axis=(1, 3)).reshape(-1))
+
+
+def _write(graph: ir.Graph, site: Site, scale: np.ndarray) -> None:
+    """Scale the layers around, and put the gate in the place of the HardSwish."""
+    node = site.node
+    data, output = node.inputs[0], node.outputs[0]
+    assert data is not None and data.shape is not None
+    fold_behind(graph, site.maker, 1 / scale, np.zeros(1))
+    for reader in site.readers:
+        fold_before(graph, reader, scale, np.zeros(1))
+    rank = len(data.shape)
+    for added in site.sums:
+        affine = read(added)
+        assert affine is not None
+        index = 1 if added.inputs[0] is affine.data else 0
+        number = _initializer(graph, f"{added.outputs[0].name}_even", affine.shift / scale, rank)
+        added.replace_input_with(index, number)
+    stem = str(output.name)
+    factor = _initializer(graph, f"{stem}_even", scale, rank)
+    slanted = ir.node("Mul", [data, factor], name=f"{stem}_slant")
+    gate = ir.node(
+        "HardSigmoid",
+        [slanted.outputs[0]],
+        attributes={"alpha": SWISH_SLOPE, "beta": SWISH_OFFSET},
+        name=f"{stem}_gate",
+    )
+    gated = ir.node("Mul", [data, gate.outputs[0]], name=f"{stem}_gated")
+    for new in (slanted, gate, gated):
+        new.outputs[0].name = f"{new.name}_output"
+        new.outputs[0].type, new.outputs[0].shape = output.type, output.shape
+    graph.insert_after(node, [slanted, gate, gated])
+    output.replace_all_uses_with(gated.outputs[0])
+    graph.remove(node, safe=True)
+
+
+def _initializer(graph: ir.Graph, name: str, array: np.ndarray, rank: int) -> ir.Value:
+    shaped = array.reshape(-1, *(1,) * (rank - 2)).astype(np.float32)
+    value = ir.val(name, const_value=ir.tensor(shaped, name=name))
+    graph.register_initializer(value)
+    return value
