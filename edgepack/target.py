@@ -23,7 +23,8 @@ class Scheme:
 
     `weighted` operators are quantized wherever their weights are constant. `light` operators follow: they are
     quantized where both what they read and what reads them is. The outputs of `same_scale` operators keep the
-    scale of their input. Between a weighted operator and one of its `fused` activations stands no Q/DQ. The
+    scale of their input. Between a weighted operator and one of its `fused` activations stands no Q/DQ;
+    with `fuses_chains`, nor between it and chains of them and of sums and products with constants. The
     `closed` operators run in int8 only if their output is quantized too. `bias_bits` is 32 for int32 biases of
     scale s_input·s_weight, 0 for float ones. The `saturating` ones among HardSwish and HardSigmoid are written as
     integer additions and products (passes/saturate.py); right behind such a HardSwish, the `before_conv` operators
@@ -42,6 +43,7 @@ class Scheme:
     saturating: frozenset[str] = frozenset()
     before_conv: frozenset[str] = frozenset()
     channel_multiple: int = 1
+    fuses_chains: bool = False
     bit_exact: bool = False
     weight_bits: int = 8
 

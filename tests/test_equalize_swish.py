@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from edgepack.passes.equalize_swish import equalize_swish
 from edgepack.passes.placement import place
 from edgepack.reference import Session
 from edgepack.samples import Samples
+from edgepack.target import Scheme
 from tests import models
 from tests.test_quantize import ORT, kernels, quantized, samples_of
 from tests.test_saturate import sqnr
@@ -40,9 +42,9 @@ def block() -> Model:
     return models.in_edgepack(widened(models.mobile_block(16), "depthwise", 40.0, ("reduce", "project")))
 
 
-def evened(model: Model, samples: Samples) -> Model:
+def evened(model: Model, samples: Samples, scheme: Scheme = ORT) -> Model:
     """The model with even channels, whose answers must be those of before."""
-    result = equalize_swish(model, ORT, samples).model
+    result = equalize_swish(model, scheme, samples).model
     onnx.checker.check_model(result.proto(), full_check=True)
     wanted, got = Session(model).run(FRESH)["y"], Session(result).run(FRESH)["y"]
     np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5 * np.abs(wanted).max())
@@ -82,9 +84,19 @@ def test_even_channels_are_left_alone(tmp_path: Path) -> None:
     assert equalize_swish(model, ORT, samples_of(tmp_path, model, x=models.images(16))).model is model
 
 
-def test_runtimes_that_fuse_hard_swish_need_nothing(tmp_path: Path) -> None:
+def test_a_runtime_that_fuses_products_gets_one_behind(tmp_path: Path) -> None:
     model = block()
     scheme = target.load("openvino").SCHEME
+    even = evened(model, samples_of(tmp_path, model, x=models.images(64, seed=1)), scheme)
+    assert even.operators["HardSwish"] == 3
+    scaled = next(n for n in even.ir.graph if str(n.name).endswith("_scaled"))
+    placed = place(even, scheme).tensors
+    assert scaled.outputs[0].name in placed and scaled.inputs[0].name not in placed  # type: ignore[union-attr]
+
+
+def test_a_runtime_without_either_form_is_left_alone(tmp_path: Path) -> None:
+    model = block()
+    scheme = replace(ORT, saturating=frozenset())
     assert equalize_swish(model, scheme, samples_of(tmp_path, model, x=models.images(16))).model is model
 
 

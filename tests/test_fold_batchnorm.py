@@ -108,10 +108,6 @@ FOLDS: dict[str, tuple[onnx.ModelProto, dict[str, int]]] = {
         built(conv(), RELU, node("Mul", ["r", "positive"], ["n"]), node("Sigmoid", ["n"], ["y"])),
         {"Conv": 1, "Relu": 1, "Sigmoid": 1},
     ),
-    "3 and 5: the shift goes behind the pooling": (
-        built(conv(), RELU, norm("r", "n0"), node("MaxPool", ["n0"], ["n"], kernel_shape=[2, 2]), PADDED),
-        {"Conv": 2, "Relu": 1, "Add": 1, "MaxPool": 1},
-    ),
     "4: before a padded convolution": (
         built(conv(), node("Sigmoid", ["c"], ["r"]), norm("r", "n"), PADDED, negative=True),
         {"Conv": 2, "Sigmoid": 1, "Add": 1},

@@ -10,7 +10,6 @@ each exact but for rounding:
 3. A positive scale behind Relu or LeakyRelu goes through it into the weights before, since they are positively
    homogeneous (as in cross-layer equalization, Nagel et al. 2019); the shift stays as an Add.
 4. Before a padded convolution: the scale into its weights, the shift (divided by the scale) stays as an Add.
-5. An Add that stays moves behind a MaxPool, where it has less to do.
 
 Values that something else reads, or that are outputs, are left alone, and so are weights that two nodes share.
 """
@@ -62,7 +61,7 @@ def fold_batchnorm(model: Model) -> PassResult:
             if node.graph is None:
                 continue
             affine = read(node)
-            if affine is not None and (_fold(graph, node, affine) or _sink(graph, node, affine)):
+            if affine is not None and _fold(graph, node, affine):
                 folded, progressing = folded + 1, True
     if not folded:
         return PassResult(model=model, note="")
@@ -166,30 +165,6 @@ def _source(affine: Affine) -> ir.Node | None:
             return None
         value = node.inputs[0]
     return None
-
-
-def _sink(graph: ir.Graph, node: ir.Node, affine: Affine) -> bool:
-    """Case 5; whether it held."""
-    output = node.outputs[0]
-    if affine.scales or not only_reader(output):
-        return False
-    pool = next(iter(output.uses()))[0]
-    if pool.op_type != "MaxPool" or pool.domain != "" or len(pool.outputs) != 1:
-        return False
-    pool.replace_input_with(0, affine.data)
-    drop_unread(graph, node)
-    pooled = pool.outputs[0]
-    name = pooled.name
-    add = _add(graph, pooled, affine.shift, f"{name}_shifted")
-    graph.insert_after(pool, add)
-    readers = [(reader, index) for reader, index in pooled.uses() if reader is not add]
-    for reader, index in readers:
-        reader.replace_input_with(index, add.outputs[0])
-    for index, value in enumerate(graph.outputs):
-        if value is pooled:
-            graph.outputs[index] = add.outputs[0]
-            pooled.name, add.outputs[0].name = f"{name}_unshifted", name
-    return True
 
 
 def _bypass(graph: ir.Graph, node: ir.Node, data: ir.Value, shift: np.ndarray | None) -> None:

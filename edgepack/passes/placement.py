@@ -137,14 +137,22 @@ def why_not(node: ir.Node) -> str:
 
 
 def tail(node: ir.Node, scheme: Scheme) -> ir.Value:
-    """The node's output, or the output of the activation that the runtime fuses with it."""
+    """The node's output, or that of what the runtime fuses with it: an activation, or whole chains of them and of
+    sums and products with constants."""
     output = node.outputs[0]
-    uses = list(output.uses())
-    if len(uses) == 1 and not output.is_graph_output():
+    while len(uses := list(output.uses())) == 1 and not output.is_graph_output():
         reader, index = uses[0]
-        if reader.op_type in scheme.fused and reader.domain == "" and index == 0:
-            return reader.outputs[0]
+        activation = reader.op_type in scheme.fused and index == 0
+        if reader.domain != "" or not (activation or (scheme.fuses_chains and _with_constant(reader))):
+            break
+        output = reader.outputs[0]
+        if not scheme.fuses_chains:
+            break
     return output
+
+
+def _with_constant(node: ir.Node) -> bool:
+    return node.op_type in ("Add", "Mul") and any(constant(value) is not None for value in node.inputs)
 
 
 def _ends_a_swish(node: ir.Node, scheme: Scheme) -> bool:

@@ -27,6 +27,7 @@ SCHEME = Scheme(
         {"MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Split"}
     ),
     fused=frozenset({"Relu", "Clip", "HardSwish", "Sigmoid", "LeakyRelu", "PRelu", "Gelu", "Tanh", "Elu"}),
+    fuses_chains=True,
     closed=frozenset(),
     bias_bits=0,
 )  # fmt: skip
