@@ -40,7 +40,7 @@ def samples_of(tmp_path: Path, model: Model, **arrays: np.ndarray) -> Samples:
 
 def quantized(model: Model, samples: Samples, scheme: Scheme = ORT) -> Model:
     prepared = prepare(model, scheme, samples)
-    result = quantize(model, scheme, prepared.ranges, prepared.layers).model
+    result = quantize(prepared.model, scheme, prepared.ranges, prepared.layers).model
     onnx.checker.check_model(result.proto(), full_check=True)
     return result
 
