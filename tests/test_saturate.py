@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from onnx import helper
 
+from edgepack import target
 from edgepack.metric import harness
 from edgepack.model import Model
 from edgepack.passes.placement import place
@@ -31,6 +32,7 @@ def swish_between(*nodes: object, opset: int = 17) -> Model:
         "w1": models.random((8, 3, 3, 3), 1, 0.6),
         "b1": models.random((8,), 2),
         "w2": models.random((4, 8, 1, 1), 3),
+        "k": models.random((8, 1, 1), 4),
     }
     nodes = [first, *nodes, last]
     return models.in_edgepack(models.model(nodes, {"x": ["N", 3, 16, 16]}, {"y": ["N", 4, 14, 14]}, weights))  # type: ignore[arg-type]
@@ -114,3 +116,10 @@ def test_a_pooling_behind_hard_swish_is_quantized_only_before_a_convolution() ->
     proto.graph.initializer.append(models.numpy_helper.from_array(models.random((8, 4)), "w3"))
     del proto.graph.output[0].type.tensor_type.shape.dim[2:]
     assert "pool" not in {n.name for n in place(Model.from_proto(proto), ORT).light}
+
+
+def test_chains_that_a_runtime_fuses_are_rounded_once() -> None:
+    swish, scaled = node("HardSwish", ["c"], ["h"]), node("Mul", ["k", "h"], ["m"])
+    model = swish_between(swish, scaled, node("Add", ["m", "k"], ["r"]))
+    assert set(place(model, target.load("openvino").SCHEME).tensors) == {"x", "r"}
+    assert set(place(model, ORT).tensors) == {"x", "c", "h", "m", "r", "y"}

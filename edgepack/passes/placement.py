@@ -36,11 +36,11 @@ def place(model: Model, scheme: Scheme, keep_float: frozenset[str] = frozenset()
     """Decide the placement for `model` by `scheme`; nodes whose output `keep_float` names stay float.
 
     1. A weighted operator is quantized where its weights are constant.
-    2. Its output is taken after a fused activation, so that no Q/DQ stands between the two.
+    2. Its output is taken after a fused activation or chain, so that no Q/DQ stands between the two.
     3. A light operator is quantized if all it reads is, or could be, int8, and something int8 reads it.
     4. The output of a closed operator is always quantized, that of another only where an int8 operator reads it.
     5. Tensors around a same-scale operator share one scale.
-    6. Behind a HardSwish in integers, an operator that is fast only before a convolution is quantized only there.
+    6. Behind a gate in integers, an operator that is fast only before a convolution is quantized only there.
     """
     graph = model.ir.graph
     left_float = _nested(model, scheme)
@@ -156,9 +156,12 @@ def _with_constant(node: ir.Node) -> bool:
 
 
 def _ends_a_swish(node: ir.Node, scheme: Scheme) -> bool:
-    """Whether a light node comes right behind a HardSwish in integers, and leads to no convolution by light ones."""
+    """Whether a light node comes right behind a gate in integers, and leads to no convolution by light ones."""
     before = node.inputs[0].producer() if node.inputs[0] is not None else None
-    if before is None or before.op_type != "HardSwish" or "HardSwish" not in scheme.saturating:
+    makers = [] if before is None else [before, *before.predecessors()]
+    if before is None or before.op_type not in ("HardSwish", "Mul"):
+        return False
+    if not any(maker.op_type in scheme.saturating for maker in makers):
         return False
     pending, seen = [node], {id(node)}
     while pending:
