@@ -7,7 +7,6 @@ A `.npz` holds one array per input name, the first axis the samples, and `y` for
 from __future__ import annotations
 
 import hashlib
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -15,13 +14,14 @@ from pathlib import Path
 
 import numpy as np
 
-from edgepack import preprocess
+from edgepack import archive, preprocess
 from edgepack.errors import NoSamples, SamplesError, UnreadableSample
 from edgepack.labels import IMAGE_SUFFIXES, check_labels, image_labels
 from edgepack.model import Model, TensorSpec
 from edgepack.preprocess import Spec
 
 Feed = dict[str, np.ndarray]
+Rows = np.ndarray | archive.StoredRows
 _LABELS = "y"
 
 
@@ -137,7 +137,8 @@ def read(
 
 def _archive(path: Path, model: Model, spec: Spec | None, truth: str) -> Samples:
     arrays = _load(path)
-    labels = arrays.pop(_LABELS, None) if _LABELS not in {i.name for i in model.inputs} else None
+    held = arrays.pop(_LABELS, None) if _LABELS not in {i.name for i in model.inputs} else None
+    labels = held[:] if isinstance(held, archive.StoredRows) else held
     if not arrays:
         raise NoSamples(f"{path} holds no arrays", "it should hold one array per input, named like the input")
     arrays = _named(arrays, model, str(path))
@@ -187,16 +188,13 @@ def _takes_rows(model: Model) -> bool:
     return all(tensor.shape and not isinstance(tensor.shape[0], int) for tensor in (*model.inputs, *model.outputs))
 
 
-def _rows(array: np.ndarray, index: int, step: int) -> np.ndarray:
+def _rows(array: Rows, index: int, step: int) -> np.ndarray:
     return np.asarray(array[index] if step == 0 else array[index * step : (index + 1) * step])
 
 
-def _load(path: Path) -> dict[str, np.ndarray]:
+def _load(path: Path) -> dict[str, Rows]:
     try:
-        if not zipfile.is_zipfile(path):
-            raise zipfile.BadZipFile(path)
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+        return archive.load(path)
     except ValueError as error:
         if "Object arrays" in str(error):
             raise SamplesError(
@@ -209,7 +207,7 @@ def _load(path: Path) -> dict[str, np.ndarray]:
         ) from error
 
 
-def _named(arrays: dict[str, np.ndarray], model: Model, where: str) -> dict[str, np.ndarray]:
+def _named(arrays: dict[str, Rows], model: Model, where: str) -> dict[str, Rows]:
     """The arrays by the model's input names; a lone array for a lone input may have any name."""
     names = [tensor.name for tensor in model.inputs]
     if len(names) == 1 and len(arrays) == 1:
@@ -222,7 +220,7 @@ def _named(arrays: dict[str, np.ndarray], model: Model, where: str) -> dict[str,
     return {name: arrays[name] for name in names}
 
 
-def _rows_a_feed(tensor: TensorSpec, array: np.ndarray, where: str) -> int:
+def _rows_a_feed(tensor: TensorSpec, array: Rows, where: str) -> int:
     """How many rows of the array's first axis make one feed; 0 where a row has all the input's axes itself."""
     rank = len(tensor.shape)
     if array.ndim == rank + 1:
@@ -237,7 +235,7 @@ def _rows_a_feed(tensor: TensorSpec, array: np.ndarray, where: str) -> int:
 
 
 def _pixel_array(
-    path: Path, arrays: dict[str, np.ndarray], model: Model, spec: Spec, labels: np.ndarray | None, truth: str
+    path: Path, arrays: dict[str, Rows], model: Model, spec: Spec, labels: np.ndarray | None, truth: str
 ) -> Samples:
     array = next(iter(arrays.values()))
     if len(arrays) > 1 or array.dtype != np.uint8:
@@ -245,17 +243,20 @@ def _pixel_array(
             f"{path}: --preprocess is for images: one array of uint8 pixels, not {array.dtype}",
             "leave --preprocess out if the arrays are ready for the model",
         )
-    if array.ndim == 3:
-        array = array[..., None]
-    if array.ndim == 4 and array.shape[1] in (1, 3) and array.shape[3] not in (1, 3):
-        array = array.transpose(0, 2, 3, 1)
-    if array.ndim not in (3, 4) or (array.ndim == 4 and array.shape[3] not in (1, 3)):
+    shape = array.shape
+    planar = array.ndim == 4 and shape[1] in (1, 3) and shape[3] not in (1, 3)
+    if array.ndim not in (3, 4) or (array.ndim == 4 and shape[3] not in (1, 3) and not planar):
         raise SamplesError(
             f"{path}: images have shape [n, height, width] or [n, height, width, 1 or 3]",
-            f"this one is {list(array.shape)}",
+            f"this one is {list(shape)}",
         )
+
+    def pixels(index: int) -> np.ndarray:
+        image = array[index]
+        return image.transpose(1, 2, 0) if planar else image[..., None] if image.ndim == 2 else image
+
     labels = check_labels(labels, len(array), str(path), truth)
-    return _images(str(path), len(array), lambda i: np.asarray(array[i]), model, spec, labels)
+    return _images(str(path), len(array), pixels, model, spec, labels)
 
 
 # --- folders --------------------------------------------------------------------------------------------
@@ -302,7 +303,8 @@ def _array_files(path: Path, files: list[Path], model: Model) -> Samples:
                 raise UnreadableSample(f"{file} cannot be read: {error}", "replace or remove it") from error
         feed = {}
         for tensor in model.inputs:
-            array = arrays[tensor.name]
+            held = arrays[tensor.name]
+            array = held[:] if isinstance(held, archive.StoredRows) else held
             if array.ndim == len(tensor.shape) - 1:
                 array = array[None]
             feed[tensor.name] = _fit(tensor, array, str(file))
