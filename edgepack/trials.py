@@ -33,7 +33,7 @@ class Trials:
     """The search's hands (edgepack.search.Forms). Files go to `scratch`, a form that is lowered stays there."""
 
     given: Ingredients
-    judge_: Judge
+    judge_: Judge | None
     scratch: Path
     seconds: float
     progress: Progress
@@ -41,6 +41,7 @@ class Trials:
     ranking: list[Injection] = field(default_factory=list)
 
     def judge(self, precision: str, keep_float: frozenset[str]) -> Quality:
+        assert self.judge_ is not None
         model = self.load((precision, keep_float))
         raised = f", {len(keep_float)} layers in float" if keep_float else ""
         return self.judge_.judge(model, lambda done, total: self.progress(f"trying {precision}{raised}", done, total))
