@@ -15,7 +15,10 @@ from edgepack.errors import DeviceFileError, UnknownDevice
 
 ARCHITECTURES = ("x86_64", "aarch64", "armv7l")
 FAMILIES = ("arm", "intel", "jetson")
-PRECISIONS = ("fp32", "fp16", "int8")
+PRECISIONS = ("fp32", "fp16", "int8", "dynamic", "w8", "w4", "w8a16")
+# Weights of w4 that may share a scale: what MatMulNBits has kernels for.
+BLOCKS = (16, 32, 64, 128)
+_CPU = ("fp32", "fp16", "int8", "dynamic", "w8", "w4")
 GAINS = ("expected", "measure")
 # Flags of /proc/cpuinfo that change what a runtime computes or how fast.
 FEATURES = (
@@ -303,13 +306,13 @@ def from_facts(name: str, title: str, facts: Facts) -> Device:
     arch = architecture(facts.machine)
     features = tuple(feature for feature in FEATURES if feature in facts.flags)
     dots = sorted(_DOT_PRODUCT & set(features))
-    targets: dict[str, tuple[str, ...]] = {"onnxruntime": PRECISIONS}
+    targets: dict[str, tuple[str, ...]] = {"onnxruntime": _CPU}
     if arch == "x86_64":
-        targets["openvino"] = PRECISIONS
+        targets["openvino"] = _CPU
     elif arch == "aarch64":
         targets["openvino"] = ("fp32", "fp16")
     if arch in ("aarch64", "armv7l"):
-        targets["tflite"] = PRECISIONS
+        targets["tflite"] = ("fp32", "fp16", "int8")
     return Device(
         board=name,
         title=title,

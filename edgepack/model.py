@@ -21,7 +21,8 @@ QUANTIZED_OPS = frozenset(
         "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger",
         "QLinearConv", "QLinearMatMul", "QLinearAdd", "QLinearMul", "QGemm", "QLinearGlobalAveragePool",
         "QLinearSigmoid", "QLinearConcat", "QLinearAveragePool", "QLinearLeakyRelu", "QLinearSoftmax",
-        "MatMulNBits", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QAttention",
+        "MatMulNBits", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM", "QAttention",
+        "GatherBlockQuantized",
     }
 )  # fmt: skip
 

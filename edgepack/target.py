@@ -6,7 +6,7 @@ The contract is on one page in targets/README.md. A target is a module; the fold
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
@@ -15,6 +15,10 @@ from edgepack import _root
 from edgepack.errors import UnknownTarget
 from edgepack.model import Model
 from edgepack.samples import Feed
+
+# Metadata of a model with compressed weights: how many activations share a scale where the runtime quantizes them
+# itself before it multiplies; 0 where it should multiply in float.
+ACTIVATION_GROUP = "edgepack.activation_group"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +34,10 @@ class Scheme:
     integer additions and products (passes/saturate.py); right behind such a HardSwish, the `before_conv` operators
     run in int8 only where a convolution follows. Depthwise convolutions are widened to a multiple of
     `channel_multiple`. `bit_exact` promises equal int8 results on every CPU of a kind.
+
+    `dynamic` operators are computed in int8 with activations quantized at run time. A runtime that `keeps_compressed`
+    weights, instead of folding what restores them, does that by itself, as ACTIVATION_GROUP in the model's metadata
+    says; for another the operators are written into the graph.
     """
 
     activation_dtype: str
@@ -46,6 +54,8 @@ class Scheme:
     fuses_chains: bool = False
     bit_exact: bool = False
     weight_bits: int = 8
+    dynamic: frozenset[str] = frozenset()
+    keeps_compressed: bool = False
 
 
 class Target(Protocol):
@@ -53,6 +63,9 @@ class Target(Protocol):
 
     SCHEME: Scheme
     PRECISIONS: tuple[str, ...]
+    # Why it does not package other precisions, where that takes a word; and the oldest runtime of some precisions.
+    REFUSED: Mapping[str, str]
+    SINCE: Mapping[str, str]
     # The distributions a device needs besides numpy, and the extra that installs them here ("" if core).
     REQUIREMENTS: tuple[str, ...]
     EXTRA: str

@@ -140,3 +140,70 @@ def images(count: int, size: int = 16, seed: int = 0) -> np.ndarray:
     for axis in (2, 3):
         noise = (noise + np.roll(noise, 1, axis) + np.roll(noise, 2, axis)) / 1.7
     return noise
+
+
+def transformer(width: int = 64, words: int = 100, length: int | str = 12, blocks: int = 1) -> onnx.ModelProto:
+    """Token ids through a table, blocks of attention and an MLP, each normalized and added, and a head [1, length, 10].
+
+    Query, key and value read the same tensor; attention has one head, or two where the width is even.
+    """
+    node = helper.make_node
+    heads = 2 - width % 2
+    weights = {
+        "table": random((words, width), 90), "head": random((width, 10), 91, width**-0.5),
+        "root": np.array((width / heads) ** -0.5, np.float32), "one": np.ones(width, np.float32),
+        "split": np.array([1, -1, heads, width // heads]), "join": np.array([1, -1, width]),
+    }  # fmt: skip
+    nodes = [node("Gather", ["table", "ids"], ["h0"], name="embed")]
+    for b in range(blocks):
+        nodes.append(node("LayerNormalization", [f"h{b}", "one"], [f"n{b}"]))
+        for i, name in enumerate(("q", "k", "v")):
+            weights[f"w{name}{b}"] = random((width, width), 10 * b + i, width**-0.5)
+            weights[f"b{name}{b}"] = random((width,), 10 * b + i, 0.1)
+            nodes += [
+                node("MatMul", [f"n{b}", f"w{name}{b}"], [f"{name}m{b}"], name=f"{name}{b}"),
+                node("Add", [f"{name}m{b}", f"b{name}{b}"], [f"{name}a{b}"]),
+                node("Reshape", [f"{name}a{b}", "split"], [f"{name}s{b}"]),
+                node("Transpose", [f"{name}s{b}"], [f"{name}{b}"], perm=[0, 2, 3, 1] if name == "k" else [0, 2, 1, 3]),
+            ]
+        weights[f"w1{b}"] = random((width, 2 * width), 10 * b + 4, width**-0.5)
+        weights[f"w2{b}"] = random((2 * width, width), 10 * b + 5, width**-0.5)
+        nodes += [
+            node("MatMul", [f"q{b}", f"k{b}"], [f"raw{b}"], name=f"scores{b}"),
+            node("Mul", [f"raw{b}", "root"], [f"scaled{b}"]),
+            node("Softmax", [f"scaled{b}"], [f"soft{b}"], axis=-1),
+            node("MatMul", [f"soft{b}", f"v{b}"], [f"mixed{b}"], name=f"mix{b}"),
+            node("Transpose", [f"mixed{b}"], [f"back{b}"], perm=[0, 2, 1, 3]),
+            node("Reshape", [f"back{b}", "join"], [f"joined{b}"]),
+            node("Add", [f"h{b}", f"joined{b}"], [f"a{b}"]),
+            node("LayerNormalization", [f"a{b}", "one"], [f"m{b}"]),
+            node("MatMul", [f"m{b}", f"w1{b}"], [f"u{b}"], name=f"up{b}"),
+            node("Relu", [f"u{b}"], [f"r{b}"]),
+            node("MatMul", [f"r{b}", f"w2{b}"], [f"d{b}"], name=f"down{b}"),
+            node("Add", [f"a{b}", f"d{b}"], [f"h{b + 1}"]),
+        ]
+    nodes.append(node("MatMul", [f"h{blocks}", "head"], ["y"], name="head"))
+    return model(
+        nodes, {"ids": [1, length]}, {"y": [1, length, 10]}, weights, types={"ids": onnx.TensorProto.INT64}
+    )  # fmt: skip
+
+
+def lstm(width: int = 16, hidden: int = 48, length: int = 10, directions: int = 1) -> onnx.ModelProto:
+    """An LSTM over [length, 1, width], and a Gemm on its last hidden state."""
+    node = helper.make_node
+    d, h = directions, hidden
+    return model(
+        [
+            node("LSTM", ["x", "w", "r", "b"], ["", "last", ""], name="lstm", hidden_size=h,
+                 direction="forward" if d == 1 else "bidirectional"),
+            node("Transpose", ["last"], ["t"], perm=[1, 0, 2]),
+            node("Flatten", ["t"], ["f"]),
+            node("Gemm", ["f", "w2", "b2"], ["y"], name="head", transB=1),
+        ],
+        {"x": [length, 1, width]},
+        {"y": [1, 12]},
+        {
+            "w": random((d, 4 * h, width), 1, width**-0.5), "r": random((d, 4 * h, h), 2, h**-0.5),
+            "b": random((d, 8 * h), 3, 0.1), "w2": random((12, d * h), 4, h**-0.5), "b2": random((12,), 5, 0.1),
+        },
+    )  # fmt: skip

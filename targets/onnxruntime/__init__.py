@@ -30,8 +30,12 @@ SCHEME = Scheme(
     before_conv=frozenset({"MaxPool"}),
     channel_multiple=16,  # AVX2 and AVX-512 kernels; the ARM ones take 8
     bit_exact=True,
+    dynamic=frozenset({"Gemm", "MatMul", "LSTM"}),
 )  # fmt: skip
-PRECISIONS = ("fp32", "fp16", "int8")
+PRECISIONS = ("fp32", "fp16", "int8", "dynamic", "w8", "w4")
+REFUSED = {"w8a16": "its kernels take 16-bit activations back to float, which is slower than float"}
+# MatMulNBits has had its accuracy_level since then.
+SINCE = {"w4": "1.17"}
 REQUIREMENTS = ("onnxruntime",)
 EXTRA = ""
 

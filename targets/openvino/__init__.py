@@ -11,7 +11,7 @@ from typing import Any
 
 from edgepack.errors import UnsupportedOperator, needs
 from edgepack.model import Model
-from edgepack.target import Scheme
+from edgepack.target import ACTIVATION_GROUP, Scheme
 
 # OpenVINO's low-precision transformations fuse any elementwise activation into the convolution before it and
 # take the quantizer after it as the output's, so activations are left alone and outputs need no Q/DQ.
@@ -30,8 +30,12 @@ SCHEME = Scheme(
     fuses_chains=True,
     closed=frozenset(),
     bias_bits=0,
+    dynamic=frozenset({"Gemm", "MatMul"}),
+    keeps_compressed=True,
 )  # fmt: skip
-PRECISIONS = ("fp32", "fp16", "int8")
+PRECISIONS = ("fp32", "fp16", "int8", "dynamic", "w8", "w4")
+REFUSED = {"w8a16": "it multiplies 16-bit activations in float, no faster than float"}
+SINCE: dict[str, str] = {}
 REQUIREMENTS = ("openvino",)
 EXTRA = "openvino"
 
@@ -49,6 +53,10 @@ def lower(model: Model, folder: Path) -> str:
             # Not openvino.convert_model, which reports each use to its makers.
             converted = openvino.Core().read_model(source)
             _fold(converted)
+            group = model.ir.metadata_props.get(ACTIVATION_GROUP)
+            if group is not None:
+                # Left to itself it quantizes the activations of compressed weights in groups of 32.
+                converted.set_rt_info(group, ["runtime_options", "DYNAMIC_QUANTIZATION_GROUP_SIZE"])
             # fp16 weights are already fp16 in the graph; compressing here would touch fp32 models too.
             openvino.save_model(converted, folder / "model.xml", compress_to_fp16=False)
         except Exception as error:  # its exceptions derive from no class of their own, and carry no errno

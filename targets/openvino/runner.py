@@ -7,16 +7,17 @@ def load(path, threads):
 
     core = openvino.Core()
     model = core.read_model(path)
-    compiled = core.compile_model(
-        model,
-        "CPU",
-        {
-            # Without this "fp32" is bf16 on a new x86 and f16 on ARM.
-            "INFERENCE_PRECISION_HINT": "f32",
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_NUM_THREADS": threads,
-        },
-    )
+    config = {
+        # Without this "fp32" is bf16 on a new x86 and f16 on ARM.
+        "INFERENCE_PRECISION_HINT": "f32",
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": threads,
+    }
+    # 2024 does not take it from the model, and quantizes activations wherever weights are compressed.
+    group = "DYNAMIC_QUANTIZATION_GROUP_SIZE"
+    if model.has_rt_info(["runtime_options", group]):
+        config[group] = model.get_rt_info(["runtime_options", group]).astype(str)
+    compiled = core.compile_model(model, "CPU", config)
     # An output may carry several names (those of an Identity that was folded away); every one of them answers.
     names = [sorted(output.get_names()) or [output.get_any_name()] for output in compiled.outputs]
     request = compiled.create_infer_request()

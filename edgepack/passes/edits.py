@@ -1,0 +1,40 @@
+"""What passes do to a graph: put nodes in another's place, add constants, take away what is not read any more."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+MICROSOFT = "com.microsoft"
+
+
+def bias_of(node: ir.Node, product: ir.Value) -> list[ir.Node]:
+    """The addition that a Gemm's bias becomes once its product is another operator."""
+    bias = node.inputs[2] if node.op_type == "Gemm" and len(node.inputs) > 2 else None
+    return [] if bias is None else [ir.node("Add", [product, bias], name=f"{node.outputs[0].name}_bias")]
+
+
+def replace(graph: ir.Graph, node: ir.Node, nodes: list[ir.Node]) -> None:
+    """`nodes` in the place of `node`, the last one's output under its name."""
+    old, new = node.outputs[0], nodes[-1].outputs[0]
+    ir.convenience.replace_nodes_and_values(graph, node, [node], nodes, [old], [new])
+
+
+def initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
+    unique, serial = name, 0
+    while unique in graph.initializers:
+        unique, serial = f"{name}_{serial}", serial + 1
+    value = ir.val(unique, const_value=ir.tensor(np.ascontiguousarray(array).reshape(array.shape), name=unique))
+    graph.register_initializer(value)
+    return value
+
+
+def drop(graph: ir.Graph, value: ir.Value) -> None:
+    """Remove a constant that nobody reads any more."""
+    if value.uses() or value.is_graph_output():
+        return
+    producer = value.producer()
+    if producer is not None:
+        graph.remove(producer, safe=True)
+    else:
+        graph.initializers.pop(str(value.name), None)
