@@ -15,11 +15,14 @@ from edgepack.device import available_cores
 from edgepack.judge import Judge
 from edgepack.metric import Quality, harness
 from edgepack.model import Model, TensorSpec
+from edgepack.passes.blocks import Layout
 from edgepack.passes.correct_bias import correct_biases
+from edgepack.passes.dynamic import dynamic
 from edgepack.passes.fit_format import fit_format
 from edgepack.passes.half import half
 from edgepack.passes.placement import integer_only
 from edgepack.passes.quantize import quantize
+from edgepack.passes.weight_only import store_in_4_bits, store_in_8_bits
 from edgepack.plan import Plan
 from edgepack.preparation import Prepared, prepare
 from edgepack.reference import Session
@@ -179,6 +182,16 @@ def lowered_form(
     if precision == "fp16":
         result = half(given.clean)
         return result.model, result.note
+    if precision == "w8":
+        result = store_in_8_bits(given.clean, given.plan.scheme)
+        return result.model, result.note
+    if precision == "w4":
+        layout = Layout(bits=4, block=given.plan.block, symmetric=False)
+        result = store_in_4_bits(given.clean, given.plan.scheme, layout, int8_activations=given.plan.int8_blocks)
+        return result.model, result.note
+    if precision == "dynamic":
+        result = dynamic(given.clean, given.plan.scheme)
+        return result.model, result.note
     if precision == "int8":
         assert given.data is not None
         scheme, ready = given.plan.scheme, prepared(given, progress)
@@ -248,7 +261,9 @@ def _manifest(
             "arch": plan.device.arch,
             "python": plan.device.system.python if given.wheels else "3.8",
             "glibc": plan.device.system.glibc if given.wheels else "",
-            "int8_dot_product": precision == "int8" and plan.device.arch == "x86_64" and plan.scheme.weight_bits == 8,
+            "int8_dot_product": precision in ("int8", "dynamic")
+            and plan.device.arch == "x86_64"
+            and plan.scheme.weight_bits == 8,
         },
         "model": {"file": file},
         "baseline": None if original is None else _baseline(original),

@@ -92,9 +92,9 @@ def build(
     precision: Annotated[
         str,
         typer.Option(
-            help="auto, fp32, fp16 or int8. auto takes int8 where it is measured or "
-            "known to be faster, and good enough.",
-            autocompletion=lambda: ["auto", "fp32", "fp16", "int8"],
+            help="auto, fp32, fp16, int8, dynamic (int8, activations quantized at run time), w8 or w4 (weights only). "
+            "auto takes int8 where it is measured or known to be faster, and good enough.",
+            autocompletion=lambda: ["auto", *_precisions()],
         ),
     ] = "auto",
     data: Annotated[
@@ -146,6 +146,9 @@ def build(
     time_budget: Annotated[
         float | None, typer.Option(metavar="SECONDS", help="How long the search for --max-drop may try new forms.")
     ] = None,
+    block: Annotated[
+        int | None, typer.Option(help="w4: weights that share a scale, 16, 32, 64 or 128.", show_default="32")
+    ] = None,
     input_shape: Shapes = None,
     name: Annotated[str | None, typer.Option(help="The bundle's name.", show_default="the model file's")] = None,
     version: Annotated[str, typer.Option("--version", help="The bundle's version.")] = "1",
@@ -182,6 +185,7 @@ def build(
             name=name,
             version=version,
             threads=threads,
+            block=block,
             wheels=wheels,
             devices_file=devices_file,
             seconds=seconds,
@@ -376,6 +380,12 @@ def _targets() -> list[str]:
     from edgepack import target
 
     return target.names()
+
+
+def _precisions() -> tuple[str, ...]:
+    from edgepack import device
+
+    return device.PRECISIONS
 
 
 def _presets() -> list[str]:

@@ -108,7 +108,7 @@ def _sqnr(reference: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> fl
 def _tolerance(expected: np.ndarray, precision: str, exact: bool) -> dict[str, Any]:
     if exact:
         return {"kind": "exact"}
-    if precision in ("fp32", "fp16") and expected.dtype.kind == "f":
+    if precision in ("fp32", "fp16", "w8") and expected.dtype.kind == "f":
         return {"kind": "relative", "at_most": FLOAT_TOLERANCE}
     # Integers come from a comparison or an argmax: where floats differ by rounding, they may differ by a place.
     return {"kind": "decibels", "at_least_db": INT8_FLOOR_DB}

@@ -21,7 +21,7 @@ from edgepack.judge import judge_for, metric_for
 from edgepack.labels import read_classes
 from edgepack.metric import Quality
 from edgepack.model import Model
-from edgepack.plan import Plan, plan
+from edgepack.plan import AS_IS, Plan, plan
 from edgepack.promise import Promised, keep_promise
 from edgepack.reference import Session
 from edgepack.samples import Samples
@@ -84,6 +84,7 @@ def build(
     name: str | None = None,
     version: str = "1",
     threads: int | None = None,
+    block: int | None = None,
     seconds: float = 2.0,
     wheels: bool = False,
     devices_file: str | Path | None = None,
@@ -106,6 +107,7 @@ def build(
             of the evaluation samples; the other half reports.
         time_budget: seconds after which the search tries no new form.
         input_shape: lengths for open dimensions, by input name.
+        block: how many weights share a scale in w4: 16, 32, 64 or 128.
         threads: threads on the device; all its cores if not given.
         wheels: put the wheels of the requirements into the bundle, for a board without network.
         devices_file: a device file that adds boards to edgepack's own, or replaces them.
@@ -132,8 +134,10 @@ def build(
         has_data=data is not None,
         is_quantized=original.is_quantized,
         threads=threads,
+        block=block,
     )
-    untidy, notes = shaped(original, input_shape or {}, int8=decision.precision == "int8")
+    integers = decision.precision not in ("fp32", "fp16", AS_IS)
+    untidy, notes = shaped(original, input_shape or {}, int8=integers)
 
     progress("reading the samples", 0, 0)
     classes = read_classes(Path(labels)) if labels is not None else None
@@ -306,7 +310,7 @@ def _doubts(given: Ingredients, chosen: Candidate) -> list[str]:
     if ratio is not None and ratio["high"] < SLOWER:
         doubts.append(
             f"slower than the float original on this machine: {ratio['median']:.2f} times as fast"
-            + ("; --precision fp32 is there" if chosen.precision == "int8" else "")
+            + ("; --precision fp32 is there" if chosen.precision not in ("fp32", AS_IS) else "")
         )
     quality = chosen.quality
     if given.judged is not None and given.judged.labels is not None and (quality is None or quality.metric is None):

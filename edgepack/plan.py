@@ -7,18 +7,21 @@ from dataclasses import dataclass, replace
 
 from edgepack import local, pins
 from edgepack import target as targets
-from edgepack.device import HOST, PRECISIONS, Device, available_cores, detect
+from edgepack.device import BLOCKS, HOST, PRECISIONS, Device, available_cores, detect
 from edgepack.errors import DataNeeded, UnfitDevice, UsageError
 from edgepack.target import Scheme, Target
 
 AS_IS = "as-is"
+# Half a decibel to a decibel and a half better than 128, for 0.8 more bits a weight (docs/architecture.md).
+DEFAULT_BLOCK = 32
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What will be built. `precision` is fp32, fp16, int8, or as-is for a model that is already quantized.
+    """What will be built. `precision` is one of device.PRECISIONS, or as-is for a model that is already quantized.
 
-    Where `on_trial` is true, int8 was not asked for: it must prove itself against float, or fp32 is built.
+    `block` is how many weights share a scale in w4. Where `on_trial` is true, int8 was not asked for: it must prove
+    itself against float, or fp32 is built.
     """
 
     device: Device
@@ -30,6 +33,7 @@ class Plan:
     threads: int
     # For a board, by its wheels; empty for this machine, which pins what is installed.
     versions: dict[str, str]
+    block: int = DEFAULT_BLOCK
 
     @property
     def scheme(self) -> Scheme:
@@ -46,6 +50,11 @@ class Plan:
         return [f"{package}=={version}" for package, version in found.items()]
 
     @property
+    def int8_blocks(self) -> bool:
+        """True where 4-bit blocks are multiplied by 8-bit activations fast: ONNX Runtime's ARM kernels need asimddp."""
+        return self.device.arch != "aarch64" or self.device.has_dot_product
+
+    @property
     def reads(self) -> pins.Reads | None:
         """The newest ONNX file that the device's runtime loads; None where it loads another format."""
         return pins.reads(*runtime_of(self.target, self.versions))
@@ -58,7 +67,14 @@ class Plan:
 
 
 def plan(
-    device: Device, *, target: str, precision: str, has_data: bool, is_quantized: bool, threads: int | None
+    device: Device,
+    *,
+    target: str,
+    precision: str,
+    has_data: bool,
+    is_quantized: bool,
+    threads: int | None,
+    block: int | None = None,
 ) -> Plan:
     """Decide what to build.
 
@@ -78,21 +94,25 @@ def plan(
         raise UsageError(f"no precision {precision!r}", f"one of auto, {', '.join(PRECISIONS)}")
     if threads is not None and threads < 1:
         raise UsageError("--threads should be 1 or more", "leave it out to take all cores")
+    if block is not None and precision != "w4":
+        raise UsageError("--block says how w4 stores weights", "add --precision w4, or leave it out")
+    if block is not None and block not in BLOCKS:
+        raise UsageError(f"--block {block} is not a block of w4", f"one of {', '.join(map(str, BLOCKS))}")
     able = [p for p in module.PRECISIONS if p in device.targets[name]]
     on_trial = False
     if is_quantized:
-        if precision in ("fp16", "fp32"):
+        if precision not in ("auto", "int8"):
             raise UsageError(
                 f"the model is already quantized and cannot be made {precision}",
                 "leave --precision out to package it as it is, or start from the float model",
             )
         precision, reason = AS_IS, "the model already holds integer operators"
     elif precision != "auto":
-        if precision not in able:
-            raise UnfitDevice(f"{device.name} does not run {precision} with {name}", f"it runs {', '.join(able)} there")
+        _refuse_unfit(device, name, module, precision, able, versions)
         if precision == "int8" and not has_data:
             raise DataNeeded(
-                "int8 needs calibration samples", "add --data with a few hundred real inputs; fp32 and fp16 need none"
+                "int8 needs calibration samples",
+                "add --data with a few hundred real inputs; dynamic, w8, w4, fp16 and fp32 need none",
             )
         reason = "asked for"
     elif not has_data:
@@ -110,7 +130,26 @@ def plan(
         on_trial=on_trial,
         threads=threads or (min(device.cores, available_cores()) if device.board == HOST else device.cores),
         versions=versions,
+        block=block or DEFAULT_BLOCK,
     )
+
+
+def _refuse_unfit(
+    device: Device, name: str, module: Target, precision: str, able: list[str], versions: Mapping[str, str]
+) -> None:
+    """Refuse a precision that was asked for and that the device's runtime does not gain from or does not have."""
+    instead = f"it runs {', '.join(able)} there"
+    if precision in module.REFUSED:
+        raise UnfitDevice(f"{name} gains nothing from {precision}: {module.REFUSED[precision]}", instead)
+    if precision not in able:
+        raise UnfitDevice(f"{device.name} does not run {precision} with {name}", instead)
+    package, version = runtime_of(module, versions)
+    since = module.SINCE.get(precision, "0")
+    if pins.version_tuple(version) < pins.version_tuple(since):
+        raise UnfitDevice(
+            f"{precision} needs {package} {since}, and {device.name} gets {version}",
+            "take w8, which every version runs, or a newer system",
+        )
 
 
 def default_target(device: Device) -> str:

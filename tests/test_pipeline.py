@@ -88,6 +88,32 @@ def test_float_needs_no_samples(precision: str, convnet_files: Path, tmp_path: P
     assert any("synthetic" in w or "noise" in w for w in built.warnings)
 
 
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize(
+    ("precision", "kind", "share", "words"),
+    [
+        ("dynamic", "decibels", 0.40, "6 matrix products"),
+        ("w8", "relative", 0.40, "in 8 bits, arithmetic in float"),
+        ("w4", "decibels", 0.35, "6 matrices in 4 bits (asymmetric blocks of 16)"),
+    ],
+)
+def test_integer_weights_need_no_samples(
+    target: str, precision: str, kind: str, share: float, words: str, tmp_path: Path
+) -> None:
+    pytest.importorskip(target)
+    onnx.save(models.transformer(width=128), tmp_path / "model.onnx")
+    block = 16 if precision == "w4" else None
+    built = edgepack.build(
+        tmp_path / "model.onnx", tmp_path / "out", target=target, precision=precision, block=block, **FAST  # type: ignore[arg-type]
+    )  # fmt: skip
+    found = manifest(tmp_path / "out")
+    assert built.check["ok"] and built.precision == found["precision"] == precision
+    assert found["golden"]["outputs"][0]["tolerance"]["kind"] == kind  # type: ignore[index]
+    assert built.sizes["model"] < share * built.sizes["original"]
+    assert any(words in note for note in built.notes)
+    assert found["requires"]["int8_dot_product"] is (precision == "dynamic")  # type: ignore[index]
+
+
 def test_auto_without_samples_is_float_and_says_why(convnet_files: Path, tmp_path: Path) -> None:
     built = edgepack.build(convnet_files / "model.onnx", tmp_path / "out", **FAST)  # type: ignore[arg-type]
     assert built.precision == "fp32" and "--data" in built.reason

@@ -14,10 +14,12 @@ from edgepack.plan import AS_IS, Plan, consequences, plan
 
 def planned(
     board: str | Device = "host", *, target: str = "auto", precision: str = "auto", data: bool = True,
-    quantized: bool = False, threads: int | None = None,
+    quantized: bool = False, threads: int | None = None, block: int | None = None,
 ) -> Plan:  # fmt: skip
     found = device.find(board) if isinstance(board, str) else board
-    return plan(found, target=target, precision=precision, has_data=data, is_quantized=quantized, threads=threads)
+    return plan(
+        found, target=target, precision=precision, has_data=data, is_quantized=quantized, threads=threads, block=block
+    )
 
 
 @pytest.mark.parametrize(
@@ -36,6 +38,9 @@ def test_auto_takes_the_first_target_that_is_packaged(board: str, target: str) -
         ("rpi5", "int8", True, "int8", False),
         ("rpi5", "fp16", False, "fp16", False),
         ("rpi5", "fp32", True, "fp32", False),
+        ("rpi5", "dynamic", False, "dynamic", False),
+        ("rpi5", "w8", False, "w8", False),
+        ("intel-n100", "w4", False, "w4", False),
     ],
 )
 def test_precision(board: str, precision: str, data: bool, built: str, on_trial: bool) -> None:
@@ -59,6 +64,11 @@ def test_auto_is_float_where_int8_gains_nothing() -> None:
         ({"precision": "int3"}, UsageError),
         ({"threads": 0}, UsageError),
         ({"quantized": True, "precision": "fp16"}, UsageError),
+        ({"quantized": True, "precision": "w4"}, UsageError),
+        ({"board": "rpi5", "target": "openvino", "precision": "w4"}, UnfitDevice),
+        ({"board": "rpi5", "precision": "w8a16"}, UnfitDevice),
+        ({"precision": "w8", "block": 32}, UsageError),
+        ({"precision": "w4", "block": 48}, UsageError),
     ],
 )
 def test_what_cannot_be_built_is_refused_with_a_hint(arguments: dict[str, object], error: type[Exception]) -> None:
@@ -140,6 +150,27 @@ def test_a_python_before_3_8_is_refused() -> None:
 def test_an_unlisted_version_reads_what_the_one_before_it_reads() -> None:
     assert pins.reads("onnxruntime", "1.20.1") == pins.reads("onnxruntime", "1.19.2")
     assert pins.reads("onnxruntime", "1.0.0") is None and pins.reads("openvino", "2026.4.1") is None
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_16_bit_activations_are_refused_with_the_reason(name: str) -> None:
+    with pytest.raises(UnfitDevice, match=f"{name} gains nothing from w8a16: .* float") as caught:
+        planned("intel-n100", target=name, precision="w8a16")
+    assert "dynamic, w8, w4" in caught.value.hint
+
+
+def test_4_bits_need_a_runtime_that_has_them() -> None:
+    board = device.find("intel-n100")
+    old = replace(board, system=replace(board.system, python="3.11", glibc="2.17"))
+    with pytest.raises(UnfitDevice, match=r"w4 needs onnxruntime 1\.17, and .* gets 1\.16\.3"):
+        planned(old, target="onnxruntime", precision="w4")
+    assert planned(old, target="onnxruntime", precision="w8").precision == "w8"
+
+
+@pytest.mark.parametrize(("board", "fast"), [("rpi4", False), ("rpi5", True), ("intel-avx2", True)])
+def test_4_bits_meet_8_bit_activations_where_there_are_kernels(board: str, fast: bool) -> None:
+    found = planned(board, target="onnxruntime", precision="w4", block=128)
+    assert found.int8_blocks is fast and found.block == 128
 
 
 def test_consequences_tell_of_every_target() -> None:
