@@ -139,7 +139,7 @@ def make_tidy(
     """
     candidate = make(given, precision, folder, seconds, progress)
     ratio = candidate.latency.get("ratio")
-    if precision not in ("fp32", "fp16") or uncleaned is given.clean or ratio is None or ratio["high"] >= SLOWER:
+    if precision not in ("fp32", "fp16", "w8") or uncleaned is given.clean or ratio is None or ratio["high"] >= SLOWER:
         return candidate
     if not given.plan.measurable_here:
         return candidate

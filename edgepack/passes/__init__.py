@@ -14,6 +14,8 @@ ORDER = (
     "fuse_activations",
     "fold_batchnorm",
     "half",
+    "weight_only",
+    "dynamic",
     "quantize",
     "fit_format",
 )
