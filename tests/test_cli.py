@@ -238,7 +238,7 @@ def test_json_of_devices(edgepack: Edgepack) -> None:
     found = only_json(out)
     assert list(found) == ["host", *read()]
     assert found["rpi5"]["arch"] == "aarch64"
-    assert found["rpi5"]["targets"]["onnxruntime"] == ["fp32", "fp16", "int8"]
+    assert found["rpi5"]["targets"]["onnxruntime"] == ["fp32", "fp16", "int8", "dynamic", "w8", "w4"]
 
 
 def test_json_of_a_build(folder: Path, tmp_path: Path, cli: Run) -> None:

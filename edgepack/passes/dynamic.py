@@ -68,7 +68,7 @@ def dynamic(model: Model, scheme: Scheme, rounding: Rounding = nearest) -> PassR
     if not counts["matrix products"] and not counts["LSTMs"]:
         raise UnsupportedOperator(
             f"nothing in this model can be computed in int8 without calibration{words(left_float)}",
-            "build it with --precision int8, which takes --data, or w8",
+            "build it with --precision int8, which takes --data, or fp32",
         )
     if scheme.keeps_compressed:
         result.ir.metadata_props[ACTIVATION_GROUP] = str(_GROUP)
