@@ -67,6 +67,8 @@ def too_few(quality: Quality, budget: float) -> str:
         return (
             "" if quality.drop is None else f"{quality.count} samples give no interval for the drop in {quality.metric}"
         )
+    if not budget:
+        return "" if quality.drop_high <= 0 else "no number of samples tells a drop of 0 points from a small one"
     needed = bootstrap.needed(quality.count, quality.drop_low, quality.drop_high, budget)
     if needed <= quality.count:
         return ""

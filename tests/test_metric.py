@@ -35,6 +35,11 @@ def test_enough_samples_say_nothing() -> None:
 
 def test_no_difference_among_few_samples_proves_little() -> None:
     assert "600 are needed" in too_few(quality(16, 0.0, 0.0), 0.5)
+
+
+def test_no_number_of_samples_shows_a_drop_of_nothing() -> None:
+    assert too_few(quality(9, 0.0, 0.0), 0) == ""
+    assert "no number of samples" in too_few(quality(9, 0.0, 1.0), 0)
     assert too_few(quality(600, 0.0, 0.0), 0.5) == ""
 
 
