@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
@@ -176,15 +176,15 @@ class _Search:
         measured = self.forms.time([(trial.precision, frozenset(trial.keep_float)) for trial in contenders])
         if measured is None:
             least = min(keeping, key=lambda trial: sum(self.shares.get(layer, 0.0) for layer in trial.keep_float))
-            return self.end(least, f"of {len(keeping)} forms that keep {self.budget:g} points the one with least float")
+            return self.end(least, f"of {len(keeping)} that keep {self.budget:g} points the one with least float")
         timed = [replace(trial, ms=ms) for trial, ms in zip(contenders, measured, strict=True)]
         for trial in timed:
             self.trials = [trial if _same(trial, old) else old for old in self.trials]
         int8 = min((trial for trial in timed if trial.precision == "int8"), key=lambda trial: trial.ms or 0.0)
         if plain and (int8.ms or 0.0) * FASTER >= (timed[-1].ms or 0.0):
             return self.end(timed[-1], "no int8 form that keeps the promise is faster here than float")
-        raised = f", with {len(int8.keep_float)} layers in float" if int8.keep_float else ""
-        return self.end(int8, f"the fastest of {len(keeping)} forms that keep {self.budget:g} points{raised}")
+        which = f"the fastest of {len(keeping)} that keep {self.budget:g} points"
+        return self.end(int8, which + floats(int8.keep_float))
 
     def end(self, chosen: Trial, reason: str) -> Choice:
         late = "" if self.finished else "; the time ran out before all was tried"
@@ -215,29 +215,37 @@ def loss(quality: Quality) -> tuple[float, float | None, float | None]:
     if quality.drop is not None:
         return quality.drop, quality.drop_low, quality.drop_high
     if quality.agreement is None:
-        raise MetricError(
-            "--max-drop has nothing to hold against: no metric, and the answers are no scores",
-            "add labels to --eval and --metric (docs/metrics.md)",
-        )
+        raise unmeasurable()
     share = 1 - quality.agreement / 100
     error = 100 * math.sqrt(share * (1 - share) / max(quality.count, 1))
     return 100 * share, 100 * share - 1.96 * error, 100 * share + 1.96 * error
 
 
+def unmeasurable() -> MetricError:
+    return MetricError(
+        "--max-drop has nothing to hold against: no metric, and the answers are no scores",
+        "add labels to --eval and --metric (docs/metrics.md)",
+    )
+
+
 def ladder(ranking: Sequence[Injection], shares: Mapping[str, float]) -> list[frozenset[str]]:
-    """Growing sets of layers to raise: first those that take most noise away for what they cost."""
+    """Growing sets of layers to raise, never all: first those that take most noise away for what they cost."""
 
     def worth(injection: Injection) -> float:
         return float(10.0 ** (-injection.both_db / 10) / (shares.get(injection.layer, 0.0) + _CONVERSION))
 
     steps: list[frozenset[str]] = []
     raised: list[str] = []
-    for injection in sorted(ranking, key=worth, reverse=True):
+    for injection in sorted(ranking, key=worth, reverse=True)[: len(ranking) - 1]:
         raised.append(injection.layer)
         if sum(shares.get(layer, 0.0) for layer in raised) > _MOST_FLOAT:
             break
         steps.append(frozenset(raised))
     return steps
+
+
+def floats(layers: Collection[str]) -> str:
+    return f", {len(layers)} layer{'s' if len(layers) > 1 else ''} in float" if layers else ""
 
 
 def _same(one: Trial, other: Trial) -> bool:

@@ -143,3 +143,10 @@ def test_the_ladder_weighs_noise_against_what_a_float_layer_costs() -> None:
     steps = ladder(ranking, {"huge": 0.6, "small": 0.001, "quiet": 0.2})
     assert steps[0] == {"small"} and steps[1] == {"small", "huge"}
     assert len(steps) == 2  # with the third nearly all arithmetic would be float
+
+
+def test_the_ladder_never_raises_everything() -> None:
+    """Not even where most of the arithmetic has no weights, or its cost is unknown."""
+    ranking = [Injection(layer=layer, operator="MatMul", both_db=10.0) for layer in LAYERS]
+    assert max(len(step) for step in ladder(ranking, {})) == len(LAYERS) - 1
+    assert ladder(ranking[:1], {}) == []
