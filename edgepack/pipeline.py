@@ -22,12 +22,12 @@ from edgepack.labels import read_classes
 from edgepack.metric import Quality
 from edgepack.model import Model
 from edgepack.plan import AS_IS, Plan, plan
-from edgepack.promise import Promised, keep_promise
+from edgepack.promise import Promised, keep_promise, refuse_unmeasurable
 from edgepack.reference import Session
 from edgepack.samples import Samples
 from edgepack.search import FASTER
 from edgepack.split import split
-from edgepack.trials import Form, Trials
+from edgepack.trials import Form, Trials, resumable
 
 # What int8 may cost where it was not asked for: points of the metric, else percent of equal answers, else decibels.
 LARGEST_DROP = 1.0
@@ -163,6 +163,8 @@ def build(
     session = Session(original)
     answers = session.run(feeds[0])
     judge = judge_for(session, judged, asked, answers, keep=decision.on_trial)
+    if max_drop is not None and judge is not None:
+        refuse_unmeasurable(judge, answers)
     clean, tidied = cleaned(untidy, session, feeds[:2])
     given = Ingredients(
         plan=decision,
@@ -186,9 +188,12 @@ def build(
         else:
             search_judge = judge_for(session, searched, asked, answers, keep=True)
             assert search_judge is not None and searched is not None
-            promised = Promised(budget=max_drop, seconds=time_budget, judge=search_judge, samples=searched)
+            promised = Promised(
+                budget=max_drop, seconds=time_budget, judge=search_judge, samples=searched, decode=decode
+            )
             journal = output.with_name(f"{output.name}.search.json")
-            chosen, promise = keep_promise(given, promised, untidy, folder, journal, seconds, progress)
+            with resumable(journal):
+                chosen, promise = keep_promise(given, promised, untidy, folder, journal, seconds, progress)
             reason, tried = promise["reason"], []
         sizes = {
             "original": bundle.folder_bytes(folder / bundle.BASELINE),

@@ -11,22 +11,38 @@ from edgepack import bundle
 from edgepack.candidate import Candidate, Ingredients, Progress, make, make_tidy
 from edgepack.cost import layer_shares
 from edgepack.judge import Judge
-from edgepack.metric import Quality, too_few
+from edgepack.metric import Quality, holds_scores, too_few
+from edgepack.metrics.base import first_float
 from edgepack.model import Model
-from edgepack.samples import Samples
-from edgepack.search import Choice, Trial, loss, search
+from edgepack.samples import Feed, Samples
+from edgepack.search import Choice, Trial, loss, search, unmeasurable
 from edgepack.sensitivity import Injection
-from edgepack.trials import Journal, Trials, fingerprint
+from edgepack.trials import Journal, Trials, code_of, fingerprint
 
 
 @dataclass(frozen=True, kw_only=True)
 class Promised:
-    """What was promised: `budget` points; and what the search has: seconds, and the samples that it may look at."""
+    """What was promised: `budget` points; and what the search has: seconds, and the samples that it may look at.
+
+    `decode` is how the judge reads outputs, as it was asked for.
+    """
 
     budget: float
     seconds: float | None
     judge: Judge
     samples: Samples
+    decode: str | None = None
+
+
+def refuse_unmeasurable(judge: Judge, answers: Feed) -> None:
+    """Before anything is built: is there a metric, or do the answers hold scores that can agree?
+
+    Raises:
+        MetricError: neither.
+    """
+    _, scores = first_float(answers)
+    if judge.metric_name is None and (scores is None or not holds_scores(scores)):
+        raise unmeasurable()
 
 
 def keep_promise(
@@ -93,11 +109,15 @@ def _search(
             "model": given.original.digest(),
             "calibration": fingerprint(given.data),
             "search": fingerprint(promised.samples),
+            "inputs": [str(tensor) for tensor in given.clean.inputs],
             "budget": promised.budget,
             "target": decision.target_name,
             "device": decision.device.name,
+            "weight_bits": decision.scheme.weight_bits,
             "threads": decision.threads,
             "metric": promised.judge.metric_name,
+            "metric_code": code_of(promised.judge.metric_name),
+            "decode": promised.decode,
         },
     )
     shapes = {name: array.shape for name, array in given.golden[0].items()}

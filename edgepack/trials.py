@@ -5,19 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 import statistics
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from edgepack._version import VERSION
 from edgepack.candidate import Ingredients, Progress, lowered_form, prepared
 from edgepack.device import available_cores
+from edgepack.errors import Interrupted
 from edgepack.judge import Judge
 from edgepack.metric import Quality
 from edgepack.passes.fit_format import fit_format
 from edgepack.samples import Feed, Samples
-from edgepack.search import Trial
+from edgepack.search import Trial, floats
 from edgepack.sensitivity import Injection, inject
 from edgepack.target import runner
 
@@ -43,8 +47,8 @@ class Trials:
     def judge(self, precision: str, keep_float: frozenset[str]) -> Quality:
         assert self.judge_ is not None
         model = self.load((precision, keep_float))
-        raised = f", {len(keep_float)} layers in float" if keep_float else ""
-        return self.judge_.judge(model, lambda done, total: self.progress(f"trying {precision}{raised}", done, total))
+        what = f"trying {precision}{floats(keep_float)}"
+        return self.judge_.judge(model, lambda done, total: self.progress(what, done, total))
 
     def time(self, forms: Sequence[Form]) -> list[float] | None:
         if not self.given.plan.measurable_here:
@@ -108,7 +112,7 @@ class Journal:
             found = json.loads(self.path.read_text(encoding="utf-8"))
             if found["key"] != json.loads(json.dumps(self.key)):
                 return []
-            return [Trial(**{**entry, "keep_float": tuple(entry["keep_float"])}) for entry in found["trials"]]
+            return [_trial(entry) for entry in found["trials"]]
         except (OSError, ValueError, KeyError, TypeError):
             return []
 
@@ -123,6 +127,48 @@ class Journal:
         self.path.unlink(missing_ok=True)
 
 
+def _trial(entry: dict[str, Any]) -> Trial:
+    """
+    Raises:
+        TypeError, KeyError: the entry is no trial.
+    """
+    trial = Trial(**{**entry, "keep_float": tuple(entry["keep_float"])})
+    numbers = [trial.drop, trial.margin, *(n for n in (trial.agreement, trial.sqnr_db, trial.ms) if n is not None)]
+    names = [trial.precision, *trial.keep_float]
+    if not all(isinstance(n, int | float) for n in numbers) or not all(isinstance(name, str) for name in names):
+        raise TypeError(entry)
+    return trial
+
+
+@contextmanager
+def resumable(journal: Path) -> Iterator[None]:
+    """An interrupt says that what was tried is not lost.
+
+    Raises:
+        Interrupted: there is a journal to go on from.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not journal.exists():
+            raise
+        raise Interrupted("interrupted", f"the same command goes on from {journal}") from None
+
+
 def fingerprint(samples: Samples) -> str:
-    """A hash of all samples, in order."""
-    return hashlib.sha256("".join(samples.digest(index) for index in range(samples.count)).encode()).hexdigest()
+    """A hash of all samples in order, of how they are preprocessed, and of what they are judged by."""
+    found = hashlib.sha256("".join(samples.digest(index) for index in range(samples.count)).encode())
+    found.update(repr(samples.spec).encode())
+    if samples.labels is not None:
+        found.update(f"{samples.labels.dtype}{samples.labels.shape}".encode() + samples.labels.tobytes())
+    for boxes in samples.boxes or ():
+        for array in (boxes.boxes, boxes.classes, boxes.ids, boxes.crowd):
+            found.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
+    return found.hexdigest()
+
+
+def code_of(metric: str | None) -> str | None:
+    """A hash of the file that holds the user's own metric; None for another one."""
+    module = sys.modules.get((metric or "").partition(":")[0]) if ":" in (metric or "") else None
+    file = getattr(module, "__file__", None)
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file is not None and Path(file).is_file() else None
