@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from edgepack.layer import channel_axis
+from edgepack.layer import bias_of, channel_axis
 from edgepack.metric import harness
 from edgepack.metrics.base import first_float
 from edgepack.model import Model
@@ -70,7 +70,7 @@ class Switchboard:
         assert weight is not None
         array = weight.numpy()
         axis = channel_axis(node, array)
-        layer = str(node.outputs[0].name)
+        layer, bias = str(node.outputs[0].name), bias_of(node)
         if rounded is None:
             data = node.inputs[0]
             assert data is not None
@@ -84,6 +84,26 @@ class Switchboard:
         chosen.outputs[0].shape = ir.Shape(array.shape)
         graph.insert_before(node, chosen)
         node.replace_input_with(1, chosen.outputs[0])
+        if rounded.shift is not None:
+            self._bias(graph, node, switch, np.zeros(rounded.shift.shape) if bias is None else bias, rounded.shift)
+
+    def _bias(self, graph: ir.Graph, node: ir.Node, switch: ir.Value, bias: np.ndarray, shift: np.ndarray) -> None:
+        """What rounding does to the mean output goes into the bias, so it is no error of the layer's."""
+        layer = str(node.outputs[0].name)
+        kinds = {"corrected": bias - shift, "given": bias}
+        values = [
+            ir.val(f"{layer}/bias_{kind}", const_value=ir.tensor(array.astype(np.float32), name=f"{layer}/bias_{kind}"))
+            for kind, array in kinds.items()
+        ]
+        for value in values:
+            graph.register_initializer(value)
+        chosen = ir.node("Where", [switch, *values])
+        chosen.outputs[0].name, chosen.outputs[0].dtype = f"{layer}/bias_used", ir.DataType.FLOAT
+        chosen.outputs[0].shape = ir.Shape(shift.shape)
+        graph.insert_before(node, chosen)
+        if len(node.inputs) < 3:
+            node.resize_inputs(3)
+        node.replace_input_with(2, chosen.outputs[0])
 
     def _tensor(self, graph: ir.Graph, value: ir.Value, grid: Grid) -> None:
         name = str(value.name)

@@ -65,10 +65,13 @@ def test_the_layer_that_int8_ruins_comes_first(name: str, weight: str, tmp_path:
     assert found[0].weights_db < found[0].activations_db
 
 
-def test_with_all_switches_off_it_is_the_float_model_and_with_all_on_the_int8_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("rounding", [False, True])
+def test_with_all_switches_off_it_is_the_float_model_and_with_all_on_the_int8_one(
+    tmp_path: Path, rounding: bool
+) -> None:
     model = models.in_edgepack(models.convnet())
-    samples = samples_of(tmp_path, model, models.images(32, seed=1))
-    prepared = prepare(model, ORT, samples, rounding=False)
+    samples = samples_of(tmp_path, model, models.images(32, seed=1) + 2)
+    prepared = prepare(model, ORT, samples, rounding=rounding)
     board = Switchboard(model, ORT, prepared)
     feed = next(samples.batches(8))
     np.testing.assert_allclose(board.run(feed, ())["y"], Session(model).run(feed)["y"], rtol=1e-5, atol=1e-5)
