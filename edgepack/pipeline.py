@@ -16,7 +16,7 @@ from edgepack.annotations import attach
 from edgepack.audit import audit, refuse_overlap
 from edgepack.candidate import SLOWER, Candidate, Ingredients, Progress, empty, make, make_tidy, speed_words
 from edgepack.cleaning import cleaned, shaped
-from edgepack.errors import DataNeeded, LabelsError, UsageError
+from edgepack.errors import DataNeeded, LabelsError, UnsupportedOperator, UsageError
 from edgepack.judge import judge_for, metric_for
 from edgepack.labels import read_classes
 from edgepack.metric import Quality
@@ -264,15 +264,20 @@ def _choose(
     decision = given.plan
     if not decision.on_trial:
         return make_tidy(given, decision.precision, uncleaned, folder, seconds, progress), decision.reason, []
-    candidate = make(given, decision.precision, folder, seconds, progress)
-    reason, passed = try_int8(decision, candidate)
-    if passed and decision.measurable_here:
-        reason, passed = _beside_clean_float(given, folder, reason, progress)
-    if passed:
-        return candidate, reason, []
+    notes: list[str] = []
+    try:
+        candidate = make(given, decision.precision, folder, seconds, progress)
+    except UnsupportedOperator as error:
+        reason = error.message
+    else:
+        reason, passed = try_int8(decision, candidate)
+        if passed and decision.measurable_here:
+            reason, passed = _beside_clean_float(given, folder, reason, progress)
+        if passed:
+            return candidate, reason, []
+        notes = candidate.notes
     empty(folder)
-    plain = make_tidy(given, "fp32", uncleaned, folder, seconds, progress)
-    return plain, reason, candidate.notes
+    return make_tidy(given, "fp32", uncleaned, folder, seconds, progress), reason, notes
 
 
 def _beside_clean_float(given: Ingredients, folder: Path, reason: str, progress: Progress) -> tuple[str, bool]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from edgepack.samples import Feed, Samples
 from edgepack.search import Choice, Trial, loss, search, unmeasurable
 from edgepack.sensitivity import Injection
 from edgepack.trials import Journal, Trials, code_of, fingerprint
+
+# Share of the multiply-accumulates in MatMul, Gemm and recurrent layers from which dynamic is tried.
+_MANY_PRODUCTS = 0.3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,12 +125,14 @@ def _search(
         },
     )
     shapes = {name: array.shape for name, array in given.golden[0].items()}
+    shares = layer_shares(given.clean, shapes)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}-") as scratch:
         trials = Trials(given=given, judge_=promised.judge, scratch=Path(scratch), seconds=1.0, progress=progress)
         choice = search(
             trials,
             promised.budget,
-            shares=layer_shares(given.clean, shapes),
+            shares=shares,
+            others=_others(given, shares),
             fallback=decision.on_trial,
             believed=decision.device.int8_gain == "expected",
             seconds=promised.seconds if promised.seconds is not None else float("inf"),
@@ -135,6 +141,18 @@ def _search(
         )
         ranking = trials.rank() if choice.chosen.keep_float else []
     return choice, ranking, journal
+
+
+def _others(given: Ingredients, shares: Mapping[str, float]) -> list[str]:
+    """dynamic, where products of matrices are much of the work and the device runs it."""
+    decision = given.plan
+    products = sum(
+        shares.get(str(node.outputs[0].name), 0.0)
+        for node in given.clean.ir.graph
+        if node.op_type in ("MatMul", "Gemm", "LSTM", "GRU")
+    )
+    able = "dynamic" in decision.target.PRECISIONS and "dynamic" in decision.device.targets[decision.target_name]
+    return ["dynamic"] if able and products > _MANY_PRODUCTS else []
 
 
 def _only(precision: str, reason: str) -> Choice:

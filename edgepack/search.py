@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
-from edgepack.errors import MetricError
+from edgepack.errors import MetricError, UnsupportedOperator
 from edgepack.metric import Quality
 from edgepack.sensitivity import Injection
 
@@ -60,7 +60,11 @@ class Forms(Protocol):
     """What the search can do with a form; edgepack.candidate does it for real."""
 
     def judge(self, precision: str, keep_float: frozenset[str]) -> Quality:
-        """The form's quality on the search part, in the target's own runtime."""
+        """The form's quality on the search part, in the target's own runtime.
+
+        Raises:
+            UnsupportedOperator: the model has no such form.
+        """
 
     def time(self, forms: Sequence[tuple[str, frozenset[str]]]) -> list[float] | None:
         """Milliseconds of each form, measured turn by turn; None where this machine is not like the device."""
@@ -76,6 +80,7 @@ def search(
     shares: Mapping[str, float],
     fallback: bool,
     believed: bool = False,
+    others: Sequence[str] = (),
     seconds: float = float("inf"),
     known: Sequence[Trial] = (),
     tried: Callable[[Trial], None] = lambda trial: None,
@@ -86,11 +91,13 @@ def search(
         shares: each layer's share of the model's multiply-accumulates.
         fallback: whether float may be the answer.
         believed: whether int8 counts as faster than float where that cannot be measured.
+        others: precisions that are tried too, such as dynamic.
         seconds: after which no new form is tried.
         known: trials of an interrupted search, which are not repeated.
         tried: called with each new trial, so that it can be kept.
     """
-    return _Search(forms, budget, shares, fallback, believed, time.monotonic() + seconds, list(known), tried).run()
+    run = _Search(forms, budget, shares, fallback, believed, others, time.monotonic() + seconds, list(known), tried)
+    return run.run()
 
 
 class _Search:
@@ -101,38 +108,55 @@ class _Search:
         shares: Mapping[str, float],
         fallback: bool,
         believed: bool,
+        others: Sequence[str],
         deadline: float,
         trials: list[Trial],
         tried: Callable[[Trial], None],
     ) -> None:
         self.forms, self.budget, self.shares, self.fallback = forms, budget, shares, fallback
-        self.believed, self.deadline, self.trials, self.tried = believed, deadline, trials, tried
+        self.believed, self.others, self.deadline = believed, others, deadline
+        self.trials, self.tried = trials, tried
         self.finished = True
         self.why_not = ""
 
     def run(self) -> Choice:
-        whole = self.trial(frozenset())
-        if self.fallback and not self.faster(whole):
-            return self.end(self.float_form(), self.why_not)
-        if not whole.keeps:
+        whole = self.trial("int8", frozenset())
+        slow = whole is None or (self.fallback and not self.faster(whole))
+        if whole is not None and not slow and not whole.keeps:
             self.raise_layers()
-        keeping = [trial for trial in self.trials if trial.keeps and trial.precision == "int8"]
+        for precision in self.others if self.fallback else ():
+            if not self.late():
+                self.trial(precision, frozenset())
+        keeping = [trial for trial in self.trials if trial.keeps and not (slow and trial.precision == "int8")]
         if keeping:
             return self.fastest(keeping)
         if self.fallback:
-            return self.end(self.float_form(), f"no int8 form that was tried keeps {self.budget:g} points")
+            why = self.why_not if slow else f"no int8 form that was tried keeps {self.budget:g} points"
+            return self.end(self.float_form(), why)
         best = min(self.trials, key=lambda trial: trial.drop)
         return self.end(best, f"no form that was tried keeps {self.budget:g} points; this one loses least")
 
-    def trial(self, keep_float: frozenset[str]) -> Trial:
+    def trial(self, precision: str, keep_float: frozenset[str]) -> Trial | None:
+        """What became of a form; None where the model has no such form."""
         names = tuple(sorted(keep_float))
         for trial in self.trials:
-            if trial.precision == "int8" and trial.keep_float == names:
+            if trial.precision == precision and trial.keep_float == names:
                 return trial
-        trial = judged("int8", names, self.forms.judge("int8", keep_float), self.budget)
+        try:
+            quality = self.forms.judge(precision, keep_float)
+        except UnsupportedOperator as error:
+            if not self.fallback:
+                raise
+            self.why_not = error.message
+            return None
+        trial = judged(precision, names, quality, self.budget)
         self.trials.append(trial)
         self.tried(trial)
         return trial
+
+    def keeps(self, keep_float: frozenset[str]) -> bool:
+        trial = self.trial("int8", keep_float)
+        return trial is not None and trial.keeps
 
     def float_form(self) -> Trial:
         return Trial(precision="fp32", keep_float=(), drop=0.0, margin=0.0, agreement=100.0, sqnr_db=None, keeps=True)
@@ -153,14 +177,14 @@ class _Search:
         while high <= len(steps):
             if self.late():
                 return
-            if self.trial(steps[high - 1]).keeps:
+            if self.keeps(steps[high - 1]):
                 break
             low, high = high, min(2 * high, len(steps)) if high < len(steps) else high + 1
         else:
             return
         while high - low > 1 and not self.late():
             middle = (low + high) // 2
-            if self.trial(steps[middle - 1]).keeps:
+            if self.keeps(steps[middle - 1]):
                 high = middle
             else:
                 low = middle
@@ -180,11 +204,11 @@ class _Search:
         timed = [replace(trial, ms=ms) for trial, ms in zip(contenders, measured, strict=True)]
         for trial in timed:
             self.trials = [trial if _same(trial, old) else old for old in self.trials]
-        int8 = min((trial for trial in timed if trial.precision == "int8"), key=lambda trial: trial.ms or 0.0)
-        if plain and (int8.ms or 0.0) * FASTER >= (timed[-1].ms or 0.0):
-            return self.end(timed[-1], "no int8 form that keeps the promise is faster here than float")
+        best = min((trial for trial in timed if trial.precision != "fp32"), key=lambda trial: trial.ms or 0.0)
+        if plain and (best.ms or 0.0) * FASTER >= (timed[-1].ms or 0.0):
+            return self.end(timed[-1], "no form that keeps the promise is faster here than float")
         which = f"the fastest of {len(keeping)} that keep {self.budget:g} points"
-        return self.end(int8, which + floats(int8.keep_float))
+        return self.end(best, which + floats(best.keep_float))
 
     def end(self, chosen: Trial, reason: str) -> Choice:
         late = "" if self.finished else "; the time ran out before all was tried"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgepack.errors import MetricError
+from edgepack.errors import MetricError, UnsupportedOperator
 from edgepack.metric import Quality
 from edgepack.search import Choice, Trial, judged, ladder, search
 from edgepack.sensitivity import Injection
@@ -124,6 +124,30 @@ def test_where_the_device_is_another_kind_int8_is_believed_or_not() -> None:
     assert believed.chosen.keep_float == ("layer0", "layer1") and believed.chosen.ms is None
     doubted = search(forms, 0.5, shares=SHARES, fallback=True)
     assert doubted.chosen.precision == "fp32" and "cannot be measured here" in doubted.reason
+
+
+def test_other_precisions_are_tried_and_taken_where_they_are_faster() -> None:
+    class Products(Known):
+        def judge(self, precision: str, keep_float: frozenset[str]) -> Quality:
+            return quality(0.1) if precision == "dynamic" else super().judge(precision, keep_float)
+
+        def time(self, forms: Sequence[tuple[str, frozenset[str]]]) -> list[float]:
+            return [0.5 if form[0] == "dynamic" else super(Products, self).time([form])[0] for form in forms]
+
+    forms = Products(points=dict.fromkeys(LAYERS, 3.0))
+    choice = search(forms, 0.5, shares=SHARES, fallback=True, others=["dynamic"])
+    assert choice.chosen.precision == "dynamic" and choice.chosen.drop == 0.1
+
+
+def test_a_model_without_an_int8_form_is_float_with_the_reason() -> None:
+    class Recurrent(Known):
+        def judge(self, precision: str, keep_float: frozenset[str]) -> Quality:
+            raise UnsupportedOperator("nothing in this model can be computed in int8", "fp32")
+
+    choice = search(Recurrent(points={}), 0.5, shares={}, fallback=True)
+    assert choice.chosen.precision == "fp32" and choice.reason == "nothing in this model can be computed in int8"
+    with pytest.raises(UnsupportedOperator):
+        search(Recurrent(points={}), 0.5, shares={}, fallback=False)
 
 
 def test_a_margin_is_kept_but_never_more_than_half_the_budget() -> None:
