@@ -149,6 +149,15 @@ def build(
     block: Annotated[
         int | None, typer.Option(help="w4: weights that share a scale, 16, 32, 64 or 128.", show_default="32")
     ] = None,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            "--on",
+            metavar="HOST",
+            help="Where the search for --max-drop measures: ssh://user@host[:port].",
+            show_default="this machine",
+        ),
+    ] = None,
     input_shape: Shapes = None,
     name: Annotated[str | None, typer.Option(help="The bundle's name.", show_default="the model file's")] = None,
     version: Annotated[str, typer.Option("--version", help="The bundle's version.")] = "1",
@@ -181,6 +190,7 @@ def build(
             decode=decode,
             max_drop=max_drop,
             time_budget=time_budget,
+            on=on,
             input_shape=_shapes(input_shape),
             name=name,
             version=version,

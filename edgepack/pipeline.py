@@ -80,6 +80,7 @@ def build(
     decode: str | None = None,
     max_drop: float | None = None,
     time_budget: float | None = None,
+    on: str | None = None,
     input_shape: Mapping[str, tuple[int, ...]] | None = None,
     name: str | None = None,
     version: str = "1",
@@ -106,6 +107,8 @@ def build(
         max_drop: the points of the metric that may be lost. The fastest form that keeps it is searched on one half
             of the evaluation samples; the other half reports.
         time_budget: seconds after which the search tries no new form.
+        on: the device on which the search for `max_drop` measures latency, such as ssh://pi@raspberrypi.local; this
+            machine if not given.
         input_shape: lengths for open dimensions, by input name.
         block: how many weights share a scale in w4: 16, 32, 64 or 128.
         threads: threads on the device; all its cores if not given.
@@ -123,6 +126,12 @@ def build(
         raise UsageError(f"--max-drop {max_drop:g} is no number of points", "0.5 allows half a point of the metric")
     if time_budget is not None and (max_drop is None or not 0 < time_budget < float("inf")):
         raise UsageError("--time-budget is the seconds that a search for --max-drop may take", "add --max-drop 0.5")
+    if on is not None and (max_drop is None or on.startswith("qemu:")):
+        raise UsageError(
+            "--on is where the search for --max-drop measures latency"
+            + (", and an emulated board's means nothing" if on.startswith("qemu:") else ""),
+            "add --max-drop 0.5, and ssh://user@host of a real device",
+        )
     bundle.check_output(output, force)
     board = devices.find(device, Path(devices_file) if devices_file is not None else None)
     progress("reading the model", 0, 0)
@@ -189,7 +198,12 @@ def build(
             search_judge = judge_for(session, searched, asked, answers, keep=True)
             assert search_judge is not None and searched is not None
             promised = Promised(
-                budget=max_drop, seconds=time_budget, judge=search_judge, samples=searched, decode=decode
+                budget=max_drop,
+                seconds=time_budget,
+                judge=search_judge,
+                samples=searched,
+                decode=decode,
+                on=None if on == "local" else on,
             )
             journal = output.with_name(f"{output.name}.search.json")
             with resumable(journal):

@@ -28,7 +28,7 @@ _MANY_PRODUCTS = 0.3
 class Promised:
     """What was promised: `budget` points; and what the search has: seconds, and the samples that it may look at.
 
-    `decode` is how the judge reads outputs, as it was asked for.
+    `decode` is how the judge reads outputs, as it was asked for; `on` the host whose latency counts, None this machine.
     """
 
     budget: float
@@ -36,6 +36,7 @@ class Promised:
     judge: Judge
     samples: Samples
     decode: str | None = None
+    on: str | None = None
 
 
 def refuse_unmeasurable(judge: Judge, answers: Feed) -> None:
@@ -91,6 +92,7 @@ def keep_promise(
         "search_samples": promised.samples.count,
         "report_samples": quality.count,
         "reason": choice.reason,
+        "latency_on": promised.on or ("this machine" if decision.measurable_here else None),
         "finished": choice.finished,
         "float_layers": [_layer(name, hurts.get(name)) for name in form.keep_float],
         "trials": [asdict(trial) for trial in choice.trials],
@@ -122,12 +124,15 @@ def _search(
             "metric": promised.judge.metric_name,
             "metric_code": code_of(promised.judge.metric_name),
             "decode": promised.decode,
+            "on": promised.on,
         },
     )
     shapes = {name: array.shape for name, array in given.golden[0].items()}
     shares = layer_shares(given.clean, shapes)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}-") as scratch:
-        trials = Trials(given=given, judge_=promised.judge, scratch=Path(scratch), seconds=1.0, progress=progress)
+        trials = Trials(
+            given=given, judge_=promised.judge, scratch=Path(scratch), seconds=1.0, progress=progress, on=promised.on
+        )
         choice = search(
             trials,
             promised.budget,

@@ -9,12 +9,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from edgepack._version import VERSION
-from edgepack.candidate import Ingredients, Progress, lowered_form, prepared
+from edgepack.benchmark import bench
+from edgepack.candidate import Ingredients, Progress, lowered_form, make, prepared
 from edgepack.device import available_cores
 from edgepack.errors import Interrupted
 from edgepack.judge import Judge
@@ -41,7 +42,10 @@ class Trials:
     scratch: Path
     seconds: float
     progress: Progress
+    # Where forms are timed: None is this machine, in the runtime alone.
+    on: str | None = None
     files: dict[Form, Path] = field(default_factory=dict)
+    there: dict[Form, float] = field(default_factory=dict)
     ranking: list[Injection] = field(default_factory=list)
 
     def judge(self, precision: str, keep_float: frozenset[str]) -> Quality:
@@ -51,10 +55,22 @@ class Trials:
         return self.judge_.judge(model, lambda done, total: self.progress(what, done, total))
 
     def time(self, forms: Sequence[Form]) -> list[float] | None:
+        if self.on is not None:
+            return [self._time_on(form, self.on) for form in forms]
         if not self.given.plan.measurable_here:
             return None
         self.progress("timing what keeps the promise", 0, 0)
         return interleaved([self.load(form) for form in forms], self.given.golden[0], self.seconds)
+
+    def _time_on(self, form: Form, host: str) -> float:
+        """Milliseconds (p50) of a form as a bundle on a device."""
+        if form not in self.there:
+            folder = self.scratch / f"bundle{len(self.there)}"
+            folder.mkdir()
+            make(replace(self.given, judge=None), form[0], folder, 0.1, self.progress, form[1])
+            result = bench(folder, on=host, seconds=self.seconds, progress=self.progress)
+            self.there[form] = float(result["models"]["model"]["p50_ms"])
+        return self.there[form]
 
     def rank(self) -> list[Injection]:
         if not self.ranking:

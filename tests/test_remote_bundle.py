@@ -17,7 +17,7 @@ import pytest
 import edgepack
 from edgepack import demo, device, pins, pipeline, remote_bundle
 from edgepack.device import System
-from edgepack.errors import UnfitHost
+from edgepack.errors import UnfitHost, UsageError
 from tests.boards import arm_behind_ssh, emulated
 from tests.conftest import Run
 from tests.ssh_device import loopback
@@ -41,6 +41,29 @@ def for_a_pi(tmp_path_factory: pytest.TempPathFactory) -> pipeline.Build:
 @pytest.fixture(scope="module")
 def for_this_machine(tmp_path_factory: pytest.TempPathFactory) -> pipeline.Build:
     return demo_for("host", tmp_path_factory.mktemp("host"), wheels=True)
+
+
+# --- a search that measures there -----------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_search_takes_its_latencies_from_the_device(tmp_path: Path) -> None:
+    with loopback(tmp_path) as board:
+        built = edgepack.build(
+            demo.MODEL, tmp_path / "out", data=demo.CALIBRATION, eval=demo.EVALUATION, preprocess=demo.PREPROCESS,
+            max_drop=5.0, on=board.url, seconds=0.2, threads=1, wheels=True,
+        )  # fmt: skip
+        assert built.promise is not None and built.promise["kept"]
+        assert built.promise["latency_on"] == board.url
+        assert all(trial["ms"] > 0 for trial in built.promise["trials"])
+    assert sorted(path.name for path in tmp_path.glob("out*")) == ["out", "out.tar.gz"]
+
+
+def test_an_emulated_board_measures_nothing(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="means nothing"):
+        edgepack.build(demo.MODEL, tmp_path / "out", max_drop=1.0, on="qemu:cortex-a72")
+    with pytest.raises(UsageError, match="max-drop"):
+        edgepack.build(demo.MODEL, tmp_path / "out", on="ssh://pi@raspberrypi.local")
 
 
 # --- preflight ------------------------------------------------------------------------------------------------
