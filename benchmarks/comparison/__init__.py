@@ -1,0 +1,1 @@
+"""The parts of benchmarks/quantize.py: tasks, methods, evaluation, latency, verdicts, tables."""

@@ -1,0 +1,251 @@
+"""One task: every method made, evaluated and timed; what is in the cache is not done again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from comparison import environments, latency, metrics, runtimes, verdicts
+from comparison.children import ChildFailed, ask, worker
+from comparison.methods import HERE, Method
+from comparison.tasks import Task
+
+Row = dict[str, Any]
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """`seconds` each file is timed a thread count, `limit` those a child may take."""
+
+    targets: tuple[str, ...]
+    threads: tuple[int, ...]
+    seconds: float
+    limit: float
+    envs: Path
+    say: Say
+
+
+def compare(task: Task, methods: Iterable[Method], settings: Settings) -> dict[str, Any]:
+    """Rows, one a method and runtime, and the verdicts between edgepack and the others."""
+    reference = _reference(task, settings)
+    rows = [_row(task, method, target, settings) for method in methods for target in settings.targets]
+    for row in rows:
+        if "records" in row:
+            row |= _beside_float(task, row, reference)
+    for target in settings.targets:
+        _time(task, [row for row in rows if row["target"] == target and "records" in row], target, settings)
+    return {
+        "name": task.name,
+        "family": task.family,
+        "source": task.source,
+        "metric": task.metric,
+        "split": task.split,
+        "notes": task.notes,
+        "rows": [{key: value for key, value in row.items() if key not in ("records", "rounds")} for row in rows],
+        "verdicts": [found for target in settings.targets for found in _verdicts(task, rows, target)],
+    }
+
+
+# --- making and evaluating ------------------------------------------------------------------------------
+
+
+def _reference(task: Task, settings: Settings) -> Path:
+    """The records of the float model in ONNX Runtime, which everything is compared with."""
+    folder = task.work / "reference"
+    if not (folder / "done.json").is_file():
+        settings.say(f"{task.name}: the float model's answers")
+        found = ask(
+            worker("evaluate"),
+            _evaluation(task, folder, "onnxruntime", str(task.model), None, True),
+            folder,
+            True,
+            settings.limit,
+        )
+        (folder / "done.json").write_text(json.dumps(found))
+    return folder / "records.npz"
+
+
+def _evaluation(
+    task: Task, folder: Path, target: str, file: str, runner: str | None, is_reference: bool = False
+) -> dict[str, Any]:
+    return {
+        "target": target,
+        "file": file,
+        "runner": runner,
+        "model": str(task.folder / "model.onnx"),
+        "report": str(task.report),
+        "metric": task.metric,
+        "threads": os.cpu_count() or 1,
+        "reference": str(task.work / "reference" / "outputs.npy"),
+        "is_reference": is_reference,
+        "records": str(folder / "records.npz"),
+    }
+
+
+def _row(task: Task, method: Method, target: str, settings: Settings) -> Row:
+    """A method's file for a runtime and its figures; `skipped` or `error` says why there are none."""
+    row: Row = {"method": method.name, "target": target, "latency": {}}
+    made = _cached(
+        task.work / "methods" / method.name / method.forms[target],
+        method.key(),
+        lambda folder: _make(task, method, target, folder, settings),
+    )
+    row |= {key: made[key] for key in made if key != "key"}
+    if "file" not in made:
+        return row
+    judged = _cached(
+        task.work / "methods" / method.name / f"judged-{target}",
+        method.key(),
+        lambda folder: _judge(task, method, target, made, folder, settings),
+    )
+    return row | {key: judged[key] for key in judged if key != "key"}
+
+
+def _cached(folder: Path, key: str, do: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+    done = folder / "done.json"
+    if done.is_file():
+        found = json.loads(done.read_text())
+        if found["key"] == key:
+            return dict(found)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        found = do(folder)
+    except (ChildFailed, RuntimeError) as error:
+        found = {"error": str(error)}
+    done.write_text(json.dumps({**found, "key": key}, default=str))
+    return {**found, "key": key}
+
+
+def _make(task: Task, method: Method, target: str, folder: Path, settings: Settings) -> dict[str, Any]:
+    if not method.script:
+        return {"file": str(task.model)}
+    settings.say(f"{task.name}: {method.name} for {target}")
+    request = {
+        "model": str(task.peer_model),
+        "original": str(task.folder / "model.onnx"),
+        "calibration": str(task.calibration),
+        "raw_calibration": str(task.folder / "calib.npz"),
+        "search": str(task.search),
+        "output": str(folder),
+        "target": target,
+        "transformer": task.transformer,
+        "edgepack": task.edgepack,
+        "seconds": 0.3,
+        "options": method.options,
+    }
+    command = [environments.python(method.needs, settings.envs), str(HERE / "peers" / method.script)]
+    return ask(command, request, folder, not method.needs, settings.limit)
+
+
+def _judge(
+    task: Task, method: Method, target: str, made: dict[str, Any], folder: Path, settings: Settings
+) -> dict[str, Any]:
+    settings.say(f"{task.name}: {method.name} in {target} on {task.split['report']} samples")
+    request = _evaluation(task, folder, target, made["file"], made.get("runner"))
+    found = ask(worker("evaluate"), request, folder, True, settings.limit)
+    found.pop("wall_seconds")
+    return {**found, "records": str(folder / "records.npz")}
+
+
+def _beside_float(task: Task, row: Row, reference: Path) -> Row:
+    metric = metrics.find(task.metric, metrics.metadata(str(task.folder / "model.onnx")))
+    ours, base = verdicts.read(Path(row["records"])), verdicts.read(reference)
+    return {
+        "change": verdicts.difference(metric, ours["records"], base["records"]),
+        "agreement": verdicts.agreement(ours["answers"], base["answers"]),
+    }
+
+
+# --- latency --------------------------------------------------------------------------------------------
+
+
+def _time(task: Task, rows: list[Row], target: str, settings: Settings) -> None:
+    """Fill in `latency` by number of threads; rounds stay in the row for the verdicts."""
+    names = runtimes.output_names(str(task.model))
+    for threads in settings.threads:
+        jobs = {
+            row["method"]: {
+                "target": target,
+                "file": row["file"],
+                "runner": row.get("runner"),
+                "threads": threads,
+                "outputs": names,
+                "timing": str(task.timing),
+            }
+            for row in rows
+        }
+        prints = {name: _print_of(Path(str(job["file"]))) for name, job in jobs.items()}
+        key = hashlib.sha256(json.dumps([prints, jobs, settings.seconds], sort_keys=True).encode()).hexdigest()
+        folder = task.work / f"latency-{target}-{threads}"
+
+        def measured(folder: Path, jobs: dict[str, Any] = jobs, threads: int = threads) -> dict[str, Any]:
+            settings.say(f"{task.name}: timing {len(jobs)} files in {target}, {threads} threads")
+            return {"rounds": latency.measure(jobs, folder, settings.seconds)}
+
+        found = _cached(folder, key, measured)
+        for row in rows if "rounds" in found else []:
+            rounds = found["rounds"][row["method"]]
+            row.setdefault("rounds", {})[threads] = rounds
+            row["latency"][threads] = latency.percentiles(rounds)
+            if "float" in found["rounds"]:
+                row["latency"][threads]["speedup"] = latency.ratio(found["rounds"]["float"], rounds)
+
+
+def _print_of(file: Path) -> str:
+    """A fingerprint of a model's files."""
+    digest = hashlib.sha256()
+    for part in sorted({file, file.with_suffix(".bin")}):
+        if part.is_file():
+            digest.update(part.read_bytes())
+    return digest.hexdigest()
+
+
+# --- verdicts -------------------------------------------------------------------------------------------
+
+
+def _verdicts(task: Task, rows: list[Row], target: str) -> list[dict[str, Any]]:
+    """edgepack against each peer of the same runtime, and against the fastest of those that are as accurate."""
+    here = [row for row in rows if row["target"] == target and "records" in row]
+    peers = [row for row in here if not row["method"].startswith("edgepack") and row["method"] != "float"]
+    metric = metrics.find(task.metric, metrics.metadata(str(task.folder / "model.onnx")))
+    found = []
+    for ours in (row for row in here if row["method"].startswith("edgepack")):
+        records = verdicts.read(Path(ours["records"]))
+        beside = []
+        for peer in peers:
+            other = verdicts.read(Path(peer["records"]))
+            result = verdicts.difference(metric, records["records"], other["records"])
+            nearer = verdicts.sqnr_difference(records["power"], other["power"])
+            beside.append({"peer": peer["method"], "verdict": verdicts.word(result), **result, "sqnr": nearer})
+        found.append(
+            {"method": ours["method"], "target": target, "beside": beside, "speed": _speed(ours, peers, beside)}
+        )
+    return found
+
+
+def _speed(ours: Row, peers: list[Row], beside: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
+    """By number of threads: the fastest peer that is no less accurate than ours, and our time over its time."""
+    fair = {entry["peer"] for entry in beside if entry["verdict"] != "better"}
+    found = {}
+    for threads, mine in ours.get("rounds", {}).items():
+        timed = [row for row in peers if row["method"] in fair and threads in row.get("rounds", {})]
+        if timed:
+            fastest = min(timed, key=lambda row: row["latency"][threads]["p50_ms"])
+            times = latency.ratio(mine, fastest["rounds"][threads])
+            found[threads] = {"peer": fastest["method"], "times": times, "flag": _flag(times)}
+    return found
+
+
+def _flag(times: dict[str, float]) -> str:
+    """`times` is how many times our time the peer is as fast."""
+    if times["low"] > verdicts.SLOWER:
+        return "slower"
+    return "perhaps slower" if times["median"] > verdicts.SLOWER else ""

@@ -1,0 +1,66 @@
+"""Models loaded as their users would: peers' files with default settings, bundles by the runner they carry."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Feed = dict[str, np.ndarray]
+Run = Callable[[Feed], list[np.ndarray]]
+
+
+def load(target: str, file: str, threads: int, outputs: list[str], runner: str | None = None) -> Run:
+    """A callable from a feed to the named outputs.
+
+    Args:
+        runner: the bundle's runner.py; without it all settings but the number of threads are the runtime's defaults.
+    """
+    if runner is not None:
+        run = _by_runner(Path(runner), file, threads)
+        return lambda feed: [run(feed)[name] for name in outputs]
+    return (_onnxruntime if target == "onnxruntime" else _openvino)(file, threads, outputs)
+
+
+def output_names(file: str) -> list[str]:
+    import onnx
+
+    return [output.name for output in onnx.load(file, load_external_data=False).graph.output]
+
+
+def _by_runner(runner: Path, file: str, threads: int) -> Any:
+    spec = importlib.util.spec_from_file_location("bundle_runner", runner)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.load(file, threads)
+
+
+def _onnxruntime(file: str, threads: int, outputs: list[str]) -> Run:
+    import onnxruntime
+
+    onnxruntime.set_default_logger_severity(3)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    return lambda feed: session.run(outputs, feed)
+
+
+def _openvino(file: str, threads: int, outputs: list[str]) -> Run:
+    import openvino
+
+    core = openvino.Core()
+    compiled = core.compile_model(core.read_model(file), "CPU", {"INFERENCE_NUM_THREADS": threads})
+    by_name = {name: index for index, output in enumerate(compiled.outputs) for name in output.get_names()}
+    # A quantizer may rename the outputs, not reorder them.
+    order = [by_name.get(name, index) for index, name in enumerate(outputs)]
+    request = compiled.create_infer_request()
+
+    def run(feed: Feed) -> list[np.ndarray]:
+        results = request.infer(feed, share_inputs=True, share_outputs=False)
+        return [results[index] for index in order]
+
+    return run

@@ -1,0 +1,77 @@
+"""`edgepack build`, through the Python call that the command makes, so that its stages can be timed apart."""
+
+from __future__ import annotations
+
+import inspect
+import shutil
+import time
+from pathlib import Path
+
+import samples
+
+import edgepack
+
+# What a build does beyond quantizing: no peer writes a bundle, checks it, or times it.
+BEYOND = ("packaging", "verifying", "comparing with the original", "timing", "fetching wheels")
+
+
+class Stages:
+    """A progress callback that adds up how long each stage took."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.last, self.since = "starting", time.perf_counter()
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        now = time.perf_counter()
+        self.seconds[self.last] = self.seconds.get(self.last, 0.0) + now - self.since
+        self.last, self.since = what, now
+
+
+def main() -> None:
+    asked = samples.request()
+    takes = inspect.signature(edgepack.build).parameters
+    options = {**asked["options"]}
+    if "max_drop" in options:
+        if "max_drop" not in takes:
+            samples.skip(asked, "this edgepack has no --max-drop")
+            return
+        options |= {"eval": asked["search"], **asked["edgepack"]}
+    unknown = [name for name in options if name not in takes]
+    if unknown:
+        samples.skip(asked, f"this edgepack has no --{unknown[0].replace('_', '-')}")
+        return
+    bundle = Path(asked["output"]) / "bundle"
+    shutil.rmtree(bundle, ignore_errors=True)
+    stages = Stages()
+    start = time.perf_counter()
+    built = edgepack.build(
+        asked["original"],
+        bundle,
+        target=asked["target"],
+        data=asked["raw_calibration"],
+        seconds=asked["seconds"],
+        force=True,
+        progress=stages,
+        **options,
+    ).to_json()
+    total = time.perf_counter() - start
+    stages("done", 0, 0)
+    beyond = sum(spent for stage, spent in stages.seconds.items() if stage.startswith(BEYOND))
+    file = next(path for path in (bundle / "model").iterdir() if path.suffix in (".onnx", ".xml"))
+    figures = {key: built[key] for key in ("precision", "reason", "warnings") if key in built}
+    more = {key: value for key, value in built.items() if "promise" in key or "search" in key}
+    samples.answer(
+        asked,
+        start + beyond,
+        file,
+        runner=str(bundle / "runner.py"),
+        notes=built["notes"],
+        build_seconds=total,
+        stages=stages.seconds,
+        build={**figures, **more},
+    )
+
+
+if __name__ == "__main__":
+    main()
