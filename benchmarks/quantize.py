@@ -38,8 +38,9 @@ def parser() -> argparse.ArgumentParser:
     add("--methods", default=",".join(METHODS), metavar="NAMES", help="of " + ", ".join(METHODS))
     add("--targets", default=",".join(TARGETS), metavar="NAMES", help="runtimes, of " + ", ".join(TARGETS))
     add("--samples", type=int, default=5000, help="reporting samples at most (default 5000)")
-    add("--seconds", type=float, default=2.0, help="how long each file is timed (default 2)")
+    add("--seconds", type=float, default=2.0, help="how long each file is timed; 0 leaves it out (default 2)")
     add("--threads", default=f"1,{os.cpu_count()}", help="thread counts to time with (default one and all)")
+    add("--openvino-hint", metavar="TYPE", help="f32 makes OpenVINO calculate the peers' float layers in float32")
     add("--limit", type=float, default=3600.0, help="seconds after which a child is ended (default 3600)")
     add("--cache", type=Path, default=CACHE / "benchmark", help="what was done is not done again")
     add("--envs", type=Path, default=CACHE / "peers", help="where the peers' environments are made")
@@ -120,6 +121,7 @@ def main() -> None:
         seconds=arguments.seconds,
         limit=arguments.limit,
         envs=arguments.envs.expanduser().resolve(),
+        hint=arguments.openvino_hint,
         say=lambda words: progress.print(f"{datetime.datetime.now():%H:%M:%S} {words}"),
     )
     methods = [METHODS[name] for name in _chosen(arguments.methods, METHODS)]

@@ -1,7 +1,7 @@
 """Worker: one file over the reporting samples, one after another, as a device would.
 
-Request: target, file, runner (or null), model (the float original), report (.npz), metric, threads, reference (.npy,
-written if `is_reference`), records (.npz, written). Answer: the figures; the records hold a row a sample.
+Request: target, file, runner and hint (or null), model (the float original), report (.npz), metric, threads, reference
+(.npy, written if `is_reference`), records (.npz, written). Answer: the figures; the records hold a row a sample.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
     """Evaluate; NaN or infinity count as noise as large as the signal."""
     metric = metrics.find(request["metric"], metrics.metadata(request["model"]))
     names = runtimes.output_names(request["model"])
-    model = runtimes.load(request["target"], request["file"], request["threads"], names, request["runner"])
+    model = runtimes.load(
+        request["target"], request["file"], request["threads"], names, request["runner"], request["hint"]
+    )
     with np.load(request["report"], allow_pickle=False) as archive:
         arrays = {key: archive[key] for key in archive.files}
     truth = arrays.pop("y")

@@ -96,7 +96,7 @@ def serve(path: str) -> None:
     """Worker: load the job's file, then run it for as many seconds as each line of stdin says."""
     job = json.loads(Path(path).read_text())
     channel = sys.stdout
-    model = runtimes.load(job["target"], job["file"], job["threads"], job["outputs"], job["runner"])
+    model = runtimes.load(job["target"], job["file"], job["threads"], job["outputs"], job["runner"], job["hint"])
     with np.load(job["timing"], allow_pickle=False) as archive:
         arrays = {key: archive[key] for key in archive.files}
     count = len(next(iter(arrays.values())))

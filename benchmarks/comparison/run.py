@@ -22,13 +22,14 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """`seconds` each file is timed a thread count, `limit` those a child may take."""
+    """`seconds` each file is timed a thread count (0: not at all), `limit` those a child may take; `hint` is runtimes.load's."""
 
     targets: tuple[str, ...]
     threads: tuple[int, ...]
     seconds: float
     limit: float
     envs: Path
+    hint: str | None
     say: Say
 
 
@@ -39,7 +40,7 @@ def compare(task: Task, methods: Iterable[Method], settings: Settings) -> dict[s
     for row in rows:
         if "records" in row:
             row |= _beside_float(task, row, reference)
-    for target in settings.targets:
+    for target in settings.targets if settings.seconds else ():
         _time(task, [row for row in rows if row["target"] == target and "records" in row], target, settings)
     return {
         "name": task.name,
@@ -61,24 +62,27 @@ def _reference(task: Task, settings: Settings) -> Path:
     folder = task.work / "reference"
     if not (folder / "done.json").is_file():
         settings.say(f"{task.name}: the float model's answers")
-        found = ask(
-            worker("evaluate"),
-            _evaluation(task, folder, "onnxruntime", str(task.model), None, True),
-            folder,
-            True,
-            settings.limit,
-        )
+        request = _evaluation(task, folder, "onnxruntime", str(task.model), is_reference=True)
+        found = ask(worker("evaluate"), request, folder, True, settings.limit)
         (folder / "done.json").write_text(json.dumps(found))
     return folder / "records.npz"
 
 
 def _evaluation(
-    task: Task, folder: Path, target: str, file: str, runner: str | None, is_reference: bool = False
+    task: Task,
+    folder: Path,
+    target: str,
+    file: str,
+    *,
+    runner: str | None = None,
+    hint: str | None = None,
+    is_reference: bool = False,
 ) -> dict[str, Any]:
     return {
         "target": target,
         "file": file,
         "runner": runner,
+        "hint": hint,
         "model": str(task.folder / "model.onnx"),
         "report": str(task.report),
         "metric": task.metric,
@@ -102,7 +106,7 @@ def _row(task: Task, method: Method, target: str, settings: Settings) -> Row:
         return row
     judged = _cached(
         task.work / "methods" / method.name / f"judged-{target}",
-        method.key(),
+        f"{method.key()} {settings.hint if target == 'openvino' else None}",
         lambda folder: _judge(task, method, target, made, folder, settings),
     )
     return row | {key: judged[key] for key in judged if key != "key"}
@@ -149,7 +153,7 @@ def _judge(
     task: Task, method: Method, target: str, made: dict[str, Any], folder: Path, settings: Settings
 ) -> dict[str, Any]:
     settings.say(f"{task.name}: {method.name} in {target} on {task.split['report']} samples")
-    request = _evaluation(task, folder, target, made["file"], made.get("runner"))
+    request = _evaluation(task, folder, target, made["file"], runner=made.get("runner"), hint=settings.hint)
     found = ask(worker("evaluate"), request, folder, True, settings.limit)
     found.pop("wall_seconds")
     return {**found, "records": str(folder / "records.npz")}
@@ -176,6 +180,7 @@ def _time(task: Task, rows: list[Row], target: str, settings: Settings) -> None:
                 "target": target,
                 "file": row["file"],
                 "runner": row.get("runner"),
+                "hint": settings.hint,
                 "threads": threads,
                 "outputs": names,
                 "timing": str(task.timing),

@@ -13,16 +13,27 @@ Feed = dict[str, np.ndarray]
 Run = Callable[[Feed], list[np.ndarray]]
 
 
-def load(target: str, file: str, threads: int, outputs: list[str], runner: str | None = None) -> Run:
+def load(
+    target: str, file: str, threads: int, outputs: list[str], runner: str | None = None, hint: str | None = None
+) -> Run:
     """A callable from a feed to the named outputs.
 
     Args:
         runner: the bundle's runner.py; without it all settings but the number of threads are the runtime's defaults.
+        hint: OpenVINO's INFERENCE_PRECISION_HINT for files without a runner; by default it calculates in bf16 where
+            the CPU can.
     """
     if runner is not None:
         run = _by_runner(Path(runner), file, threads)
-        return lambda feed: [run(feed)[name] for name in outputs]
-    return (_onnxruntime if target == "onnxruntime" else _openvino)(file, threads, outputs)
+
+        def by_name(feed: Feed) -> list[np.ndarray]:
+            answers = run(feed)
+            return [answers[name] for name in outputs]
+
+        return by_name
+    if target == "onnxruntime":
+        return _onnxruntime(file, threads, outputs)
+    return _openvino(file, threads, outputs, hint)
 
 
 def output_names(file: str) -> list[str]:
@@ -49,11 +60,14 @@ def _onnxruntime(file: str, threads: int, outputs: list[str]) -> Run:
     return lambda feed: session.run(outputs, feed)
 
 
-def _openvino(file: str, threads: int, outputs: list[str]) -> Run:
+def _openvino(file: str, threads: int, outputs: list[str], hint: str | None) -> Run:
     import openvino
 
     core = openvino.Core()
-    compiled = core.compile_model(core.read_model(file), "CPU", {"INFERENCE_NUM_THREADS": threads})
+    settings: dict[str, Any] = {"INFERENCE_NUM_THREADS": threads}
+    if hint:
+        settings["INFERENCE_PRECISION_HINT"] = hint
+    compiled = core.compile_model(core.read_model(file), "CPU", settings)
     by_name = {name: index for index, output in enumerate(compiled.outputs) for name in output.get_names()}
     # A quantizer may rename the outputs, not reorder them.
     order = [by_name.get(name, index) for index, name in enumerate(outputs)]

@@ -9,7 +9,8 @@ from rich.table import Table
 
 
 def models(results: list[dict[str, Any]]) -> Group:
-    return Group(*(_model(result) for result in results), verdicts(results))
+    tables = [_model(result) for result in results]
+    return Group(*tables, verdicts(results)) if any(result["verdicts"] for result in results) else Group(*tables)
 
 
 def _model(result: dict[str, Any]) -> Table:

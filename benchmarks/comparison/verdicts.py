@@ -39,8 +39,8 @@ def difference(metric: Metric, first: np.ndarray, second: np.ndarray) -> dict[st
         p = mcnemar(int(np.sum(first > second)), int(np.sum(first < second)))
     else:
         p = min(1.0, 2 * min(float(np.mean(drawn <= 0)), float(np.mean(drawn >= 0))))
-    points = sign * (metric.value(first, ones) - metric.value(second, ones))
-    return {"points": points, "low": float(low), "high": float(high), "p": p}
+    points = sign * (metric.value(first, ones) - metric.value(second, ones)) + 0.0  # no −0
+    return {"points": points, "low": float(low) + 0.0, "high": float(high) + 0.0, "p": p}
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
