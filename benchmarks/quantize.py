@@ -111,6 +111,7 @@ def main() -> None:
         worker(*arguments.worker)
         return
     from comparison import run, table
+    from comparison.children import ChildFailed
     from comparison.tasks import open_task
     from rich.console import Console
 
@@ -128,8 +129,11 @@ def main() -> None:
     cache = arguments.cache.expanduser().resolve()
     results = []
     for name, folder in folders(arguments).items():
-        task = open_task(name, folder, cache, arguments.samples)
-        results.append(run.compare(task, methods, settings))
+        try:
+            task = open_task(name, folder, cache, arguments.samples)
+            results.append(run.compare(task, methods, settings))
+        except (ChildFailed, ValueError, OSError) as error:
+            sys.exit(f"{name}: {error}")
         if arguments.json:  # after each model, so that an interrupted run leaves what it has
             report = {"format": FORMAT, "environment": environment(), "models": results}
             arguments.json.write_text(json.dumps(report, indent=1, ensure_ascii=False, default=str))

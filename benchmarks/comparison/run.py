@@ -22,7 +22,10 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """`seconds` each file is timed a thread count (0: not at all), `limit` those a child may take; `hint` is runtimes.load's."""
+    """`seconds` each file is timed a thread count (0: not at all), `limit` those a child may take.
+
+    `hint` is what runtimes.load takes.
+    """
 
     targets: tuple[str, ...]
     threads: tuple[int, ...]
@@ -34,7 +37,11 @@ class Settings:
 
 
 def compare(task: Task, methods: Iterable[Method], settings: Settings) -> dict[str, Any]:
-    """Rows, one a method and runtime, and the verdicts between edgepack and the others."""
+    """Rows, one a method and runtime, and the verdicts between edgepack and the others.
+
+    Raises:
+        ChildFailed: the float model itself does not run.
+    """
     reference = _reference(task, settings)
     rows = [_row(task, method, target, settings) for method in methods for target in settings.targets]
     for row in rows:
@@ -123,7 +130,7 @@ def _cached(folder: Path, key: str, do: Callable[[Path], dict[str, Any]]) -> dic
     try:
         found = do(folder)
     except (ChildFailed, RuntimeError) as error:
-        found = {"error": str(error)}
+        return {"error": str(error), "key": key}  # tried again next time
     done.write_text(json.dumps({**found, "key": key}, default=str))
     return {**found, "key": key}
 
@@ -133,7 +140,6 @@ def _make(task: Task, method: Method, target: str, folder: Path, settings: Setti
         return {"file": str(task.model)}
     settings.say(f"{task.name}: {method.name} for {target}")
     request = {
-        "model": str(task.peer_model),
         "original": str(task.folder / "model.onnx"),
         "calibration": str(task.calibration),
         "raw_calibration": str(task.folder / "calib.npz"),
@@ -146,7 +152,16 @@ def _make(task: Task, method: Method, target: str, folder: Path, settings: Setti
         "options": method.options,
     }
     command = [environments.python(method.needs, settings.envs), str(HERE / "peers" / method.script)]
-    return ask(command, request, folder, not method.needs, settings.limit)
+    try:
+        return ask(command, {**request, "model": str(task.peer_model)}, folder, not method.needs, settings.limit)
+    except ChildFailed as failure:
+        if method.is_ours:
+            raise
+        try:  # perhaps the clean-up is to blame
+            made = ask(command, {**request, "model": str(task.model)}, folder, not method.needs, settings.limit)
+        except ChildFailed:
+            raise failure from None
+        return {**made, "notes": [*made["notes"], f"without the clean-up, with which it failed: {failure}"]}
 
 
 def _judge(

@@ -181,7 +181,10 @@ def _for_peers(model: onnx.ModelProto, feed: dict[str, np.ndarray]) -> tuple[onn
     if opset < PEER_OPSET:
         words = f"opset {opset} raised to {PEER_OPSET} by onnx.version_converter"
         steps.insert(0, (words, lambda proto: onnx.version_converter.convert_version(proto, PEER_OPSET)))
-    expected = _answers(model, feed)
+    try:
+        expected = _answers(model, feed)
+    except Exception as error:  # ONNX Runtime's exceptions have no common class of their own
+        raise ValueError(f"the float model does not run: {str(error).splitlines()[0]}") from error
     current, notes = model, []
     for words, step in steps:
         try:

@@ -1,0 +1,201 @@
+"""benchmarks/quantize.py on a tiny model, with what CI has: float, ONNX Runtime's own quantizer, edgepack."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+from tests import models
+
+ROOT = Path(__file__).resolve().parent.parent / "benchmarks"
+
+
+@pytest.fixture
+def part(monkeypatch: pytest.MonkeyPatch):
+    """Imports a module of benchmarks/comparison."""
+    monkeypatch.syspath_prepend(str(ROOT))
+
+    def load(name: str) -> ModuleType:
+        return importlib.import_module(f"comparison.{name}")
+
+    return load
+
+
+def compare(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "quantize.py"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=600)
+
+
+def test_table_and_json_of_a_small_model(convnet_files: Path, tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    asked = [
+        *("--model", f"tiny={convnet_files}", "--cache", tmp_path / "cache", "--json", report),
+        *("--methods", "float,ort,ort-per-channel,edgepack", "--targets", "onnxruntime"),
+        *("--samples", 40, "--seconds", 0.2, "--threads", 1),
+    ]
+    first = compare(*asked)
+    assert first.returncode == 0, first.stderr
+    for words in ("tiny", "ort-per-channel", "edgepack beside the peers", "64 samples calibrate"):
+        assert words in first.stdout
+    (result,) = json.loads(report.read_text())["models"]
+    rows = {row["method"]: row for row in result["rows"]}
+    assert [*rows] == ["float", "ort", "ort-per-channel", "edgepack"]
+    assert result["split"] == {"calibration": 64, "search": 19, "report": 40}
+    assert rows["float"]["sqnr_db"] is None and rows["float"]["value"] == 100  # the labels are its own answers
+    for name, row in rows.items():
+        assert "error" not in row and "skipped" not in row, row
+        assert 0 < row["latency"]["1"]["p50_ms"] < 100
+        assert row["change"]["low"] <= row["change"]["points"] <= row["change"]["high"]
+        if name != "float":
+            assert row["sqnr_db"] > 10 and row["agreement"] > 80
+            assert row["seconds"] > 0 and row["peak_mb"] > 20
+    (verdict,) = result["verdicts"]
+    assert [entry["peer"] for entry in verdict["beside"]] == ["ort", "ort-per-channel"]
+    assert {entry["verdict"] for entry in verdict["beside"]} <= {"better", "equal", "worse"}
+    assert verdict["speed"]["1"]["times"]["median"] > 0
+
+    again = compare(*asked)
+    assert "timing" in first.stderr and not again.stderr.strip()  # all of it was in the cache
+    assert again.stdout == first.stdout
+
+
+def test_a_float_model_that_does_not_run_ends_in_a_line(tmp_path: Path) -> None:
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    proto = models.model([helper.make_node("NoSuchOp", ["x"], ["y"], domain="odd")], {"x": [1, 4]}, {"y": [1, 4]})
+    proto.opset_import.append(helper.make_opsetid("odd", 1))
+    onnx.save(proto, folder / "model.onnx")
+    np.savez(folder / "calib.npz", x=models.random([8, 4]))
+    np.savez(folder / "eval.npz", x=models.random([10, 4], seed=1), y=np.zeros(10, np.int64))
+    failed = compare("--model", f"odd={folder}", "--cache", tmp_path / "cache", "--methods", "float", "--seconds", 0)
+    assert failed.returncode == 1
+    assert "NoSuchOp" in failed.stderr and "Traceback" not in failed.stderr
+
+
+def test_a_method_that_fails_is_a_row_and_tried_again(part, tmp_path: Path) -> None:
+    tries = []
+
+    def fail(folder: Path) -> dict[str, str]:
+        tries.append(folder)
+        raise part("children").ChildFailed("exit code 1: no memory")
+
+    cached = part("run")._cached
+    assert [cached(tmp_path / "made", "key", fail)["error"] for _ in range(2)] == ["exit code 1: no memory"] * 2
+    assert len(tries) == 2
+    assert cached(tmp_path / "made", "key", lambda folder: {"file": "x"})["file"] == "x"
+    assert cached(tmp_path / "made", "key", fail)["file"] == "x"
+    assert "error" in cached(tmp_path / "made", "another key", fail)
+
+
+def test_samples_that_calibrate_and_judge_are_refused(convnet_files: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "leak"
+    folder.mkdir()
+    (folder / "model.onnx").write_bytes((convnet_files / "model.onnx").read_bytes())
+    with np.load(convnet_files / "eval.npz") as archive:
+        np.savez(folder / "eval.npz", x=archive["x"], y=archive["y"])
+        np.savez(folder / "calib.npz", x=archive["x"][:8])
+    refused = compare("--model", f"leak={folder}", "--cache", tmp_path / "cache", "--methods", "float")
+    assert refused.returncode != 0
+    assert "8 samples both calibrate and judge" in refused.stderr
+
+
+def test_open_inputs_are_fixed_though_names_repeat(part) -> None:
+    # Some exporters call every open length "?", also where they differ.
+    proto = models.model([helper.make_node("Relu", ["x"], ["y"])], {"x": ["N", 3, "?", "?"]}, {"y": ["N", 3, "?", "?"]})
+    fixed = part("tasks").fix_inputs(proto, {"x": (1, 3, 4, 6)})
+    shape = [[dim.dim_value for dim in t.type.tensor_type.shape.dim] for t in (*fixed.graph.input, *fixed.graph.output)]
+    assert shape == [[1, 3, 4, 6], [1, 3, 4, 6]]
+    onnx.checker.check_model(fixed, full_check=True)
+
+
+def test_mcnemar_is_the_binomial_tail(part) -> None:
+    mcnemar = part("verdicts").mcnemar
+    assert mcnemar(0, 0) == 1 and mcnemar(5, 5) == 1
+    assert mcnemar(5, 0) == mcnemar(0, 5) == pytest.approx(2 / 32)
+    assert mcnemar(9, 1) == pytest.approx(2 * 11 / 1024)
+
+
+@pytest.mark.parametrize(("flips", "expected"), [(0, "equal"), (3, "equal"), (40, "worse")])
+def test_verdict_of_hits(part, flips: int, expected: str) -> None:
+    metric = part("metrics").find("top1", {})
+    peer = (np.arange(1000) % 10 != 0).astype(np.float64)[:, None]
+    ours = peer.copy()
+    ours[np.flatnonzero(peer[:, 0])[:flips]] = 0
+    result = part("verdicts").difference(metric, ours, peer)
+    assert result["points"] == pytest.approx(-flips / 10)
+    assert part("verdicts").word(result) == expected
+
+
+def test_fewer_errors_are_better(part) -> None:
+    metric = part("metrics").find("cer", {"character": "a\nb"})
+    few, many = np.tile([[1.0, 20.0]], (200, 1)), np.tile([[3.0, 20.0]], (200, 1))
+    result = part("verdicts").difference(metric, few, many)
+    assert result["points"] == pytest.approx(10) and part("verdicts").word(result) == "better"
+
+
+def test_characters_are_read_and_counted(part) -> None:
+    metric = part("metrics").find("cer", {"character": "a\nb\nc"})
+    scores = np.zeros((1, 7, 5), np.float32)
+    for step, k in enumerate([1, 1, 0, 1, 2, 4, 3]):  # a a blank a b space c
+        scores[0, step, k] = 1
+    assert metric.answer([scores]) == "aab c"
+    assert metric.record([scores], "aab c").tolist() == [0, 5]
+    assert metric.record([scores], "abb").tolist() == [3, 3]
+
+
+def test_boxes_are_found_and_scored(part) -> None:
+    boxes = part("boxes")
+    page = np.zeros((1, 1, 60, 100), np.float32)
+    page[0, 0, 10:20, 10:60] = 0.9  # a line of text
+    page[0, 0, 40:50, 20:90] = 0.8  # another one
+    page[0, 0, 30:32, 5:7] = 0.9  # too small
+    both = np.array([[4, 4, 66, 26], [14, 34, 96, 56], [np.nan] * 4])
+    row = boxes.record(page, both)
+    ones = np.ones(1)
+    assert boxes.average_precision(row[None], ones) == pytest.approx(100)
+    assert boxes.h_mean(row[None], ones) == pytest.approx(100)
+    elsewhere = np.array([[4, 4, 66, 26], [0, 57, 9, 60], [50, 0, 99, 9]])
+    row = boxes.record(page, elsewhere)
+    assert boxes.h_mean(row[None], ones) == pytest.approx(200 * 1 / (2 + 3))
+    assert boxes.average_precision(row[None], ones) == pytest.approx(100 / 3)
+
+
+def test_average_precision_counts_samples_as_often_as_drawn(part) -> None:
+    boxes = part("boxes")
+    rng = np.random.default_rng(0)
+    rows = np.zeros((5, 2 * boxes.MOST + 1))
+    rows[:, : boxes.MOST] = -1
+    for row in rows:
+        row[:4] = rng.random(4)
+        row[boxes.MOST : boxes.MOST + 4] = rng.integers(0, 2, 4)
+        row[-1] = 4
+    counts = np.array([2, 0, 1, 3, 0])
+    repeated = np.repeat(rows, counts, axis=0)
+    expected = boxes.average_precision(repeated, np.ones(len(repeated)))
+    assert boxes.average_precision(rows, counts) == pytest.approx(expected)
+
+
+def test_r2_of_records(part) -> None:
+    metric = part("metrics").find("r2", {})
+    truth = np.arange(10.0)
+    ones = np.ones(10)
+    assert metric.value(np.stack([truth, truth], 1), ones) == pytest.approx(100)
+    assert metric.value(np.stack([truth, np.full(10, truth.mean())], 1), ones) == pytest.approx(0)
+
+
+def test_a_methods_key_follows_its_script_and_options(part, monkeypatch: pytest.MonkeyPatch) -> None:
+    methods = part("methods")
+    keys = {name: method.key() for name, method in methods.METHODS.items()}
+    assert len(set(keys.values())) == len(keys)
+    monkeypatch.setattr(methods, "edgepack_sources", lambda: b"another edgepack")
+    changed = [name for name, method in methods.METHODS.items() if method.key() != keys[name]]
+    assert changed == ["edgepack", "edgepack-max-drop"]
