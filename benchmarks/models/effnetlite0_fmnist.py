@@ -15,7 +15,7 @@ from sources import CALIBRATION, OUT, fashion, wheel, write
 from torch import nn
 from training import export
 
-SIZE, FITTED, BLOCK = 64, 12_000, 200
+SIZE, FITTED, BLOCK = 64, 8_000, 200
 
 
 def pixels(images: np.ndarray) -> np.ndarray:
@@ -57,27 +57,27 @@ def fit(head: nn.Linear, features: torch.Tensor, labels: torch.Tensor) -> None:
         head.bias.copy_(bias - (weight / std) @ mean)
 
 
-def fold_pads(model: bytes) -> bytes:
-    """Pad → Conv becomes Conv with pads, where the padding is zeros of constant width."""
+def take_pads(backbone: nn.Module) -> dict[str, list[int]]:
+    """Move the padding in front of each convolution into it; its exact widths (ONNX order) by the layer's name.
+
+    The exporter would leave a Pad computed by six nodes; PyTorch's own convolutions pad both sides alike.
+    """
+    widths = {}
+    for name, module in backbone.named_modules():
+        pad = getattr(module, "static_padding", None)
+        if isinstance(pad, nn.ZeroPad2d):
+            left, right, top, bottom = pad.padding
+            widths[name] = [top, left, bottom, right]
+            module.padding, module.static_padding = (max(top, bottom), max(left, right)), nn.Identity()
+    return widths
+
+
+def exact_pads(model: bytes, widths: dict[str, list[int]]) -> bytes:
+    """The model with these paddings at the convolutions of these names."""
     proto = onnx.load_from_string(model)
-    graph = proto.graph
-    makers = {node.output[0]: node for node in graph.node}
-    values = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    values |= {
-        node.output[0]: onnx.numpy_helper.to_array(node.attribute[0].t)
-        for node in graph.node
-        if node.op_type == "Constant"
-    }
-    for conv in [node for node in graph.node if node.op_type == "Conv"]:
-        pad = makers.get(conv.input[0])
-        if pad is None or pad.op_type != "Pad" or pad.input[1] not in values:
-            continue
-        width = values[pad.input[1]].tolist()
-        for attribute in conv.attribute:
-            if attribute.name == "pads":
-                attribute.ints[:] = [width[2], width[3], width[6], width[7]]
-        conv.input[0] = pad.input[0]
-        graph.node.remove(pad)
+    convolutions = {node.name.strip("/").removesuffix("/Conv").replace("/", "."): node for node in proto.graph.node}
+    for name, pads in widths.items():
+        next(a for a in convolutions[name].attribute if a.name == "pads").ints[:] = pads
     return proto.SerializeToString()
 
 
@@ -97,10 +97,12 @@ images, labels = fashion("train")
 with torch.inference_mode():
     parts = [model.features(torch.from_numpy(pixels(images[i : i + BLOCK]))) for i in range(0, FITTED, BLOCK)]
 fit(model.head, torch.cat(parts).clone(), torch.from_numpy(labels[:FITTED]))
+widths = take_pads(backbone)
+exported = exact_pads(export(model, torch.zeros(1, 3, SIZE, SIZE), "input", "logits"), widths)
 test, truth = fashion("t10k")
 write(
     "effnetlite0_fmnist",
-    fold_pads(export(model, torch.zeros(1, 3, SIZE, SIZE), "input", "logits")),
+    exported,
     {"input": pixels(images[-CALIBRATION:])},
     {"input": pixels(test), "y": truth},
     metric="top1",
