@@ -49,7 +49,7 @@ def test_table_and_json_of_a_small_model(convnet_files: Path, tmp_path: Path) ->
     (result,) = json.loads(report.read_text())["models"]
     rows = {row["method"]: row for row in result["rows"]}
     assert [*rows] == ["float", "ort", "ort-per-channel", "edgepack"]
-    assert result["split"] == {"calibration": 64, "search": 19, "report": 40}
+    assert result["split"] == {"calibration": 64, "search": 32, "report": 32}
     assert rows["float"]["sqnr_db"] is None and rows["float"]["value"] == 100  # the labels are its own answers
     for name, row in rows.items():
         assert "error" not in row and "skipped" not in row, row
@@ -199,3 +199,13 @@ def test_a_methods_key_follows_its_script_and_options(part, monkeypatch: pytest.
     monkeypatch.setattr(methods, "edgepack_sources", lambda: b"another edgepack")
     changed = [name for name, method in methods.METHODS.items() if method.key() != keys[name]]
     assert changed == ["edgepack", "edgepack-max-drop"]
+
+
+def test_a_metric_of_the_benchmark_as_edgepacks_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "peers"))
+    own = importlib.import_module("own_metrics")
+    labels = [1.0, 2.0, 4.0]
+    outputs = [{"price": np.array([[label]], np.float32)} for label in labels]
+    assert own.r2(outputs, labels) == pytest.approx(100)
+    assert own.r2([outputs[0], outputs[0], outputs[2]], [1.0, 1.0, 4.0]) == pytest.approx(100)
+    assert not own.r2.lower_is_better

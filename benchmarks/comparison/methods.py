@@ -32,9 +32,14 @@ class Method:
     def is_ours(self) -> bool:
         return self.name.startswith("edgepack")
 
-    def key(self) -> str:
-        """Changes whenever what the method makes may change: its script, its options, its versions."""
-        digest = hashlib.sha256(json.dumps([self.forms, self.options, self.needs], sort_keys=True).encode())
+    def key(self, facts: dict[str, Any] | None = None) -> str:
+        """Changes whenever what the method makes may change: its script, its options, its versions.
+
+        Args:
+            facts: what the task tells the method beyond its files.
+        """
+        parts = [self.forms, self.options, self.needs, facts or {}]
+        digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
         if self.script:
             digest.update((HERE / "peers" / self.script).read_bytes())
             digest.update((HERE / "peers" / "samples.py").read_bytes())

@@ -103,9 +103,10 @@ def _evaluation(
 def _row(task: Task, method: Method, target: str, settings: Settings) -> Row:
     """A method's file for a runtime and its figures; `skipped` or `error` says why there are none."""
     row: Row = {"method": method.name, "target": target, "latency": {}}
+    key = method.key({"edgepack": task.edgepack} if method.is_ours else {"transformer": task.transformer})
     made = _cached(
         task.work / "methods" / method.name / method.forms[target],
-        method.key(),
+        key,
         lambda folder: _make(task, method, target, folder, settings),
     )
     row |= {key: made[key] for key in made if key != "key"}
@@ -113,7 +114,7 @@ def _row(task: Task, method: Method, target: str, settings: Settings) -> Row:
         return row
     judged = _cached(
         task.work / "methods" / method.name / f"judged-{target}",
-        f"{method.key()} {settings.hint if target == 'openvino' else None}",
+        f"{key} {settings.hint if target == 'openvino' else None}",
         lambda folder: _judge(task, method, target, made, folder, settings),
     )
     return row | {key: judged[key] for key in judged if key != "key"}

@@ -36,6 +36,7 @@ write(
     {"features": x[held : held + 512]},
     {"features": x[:held], "y": y[:held]},
     metric="r2",
+    edgepack={"metric": "own_metrics:r2"},
     family="regression (MLP)",
     source="trained here on the diamonds data of the package plotnine 0.15.9",
 )

@@ -47,6 +47,7 @@ write(
     {"x": x[:CALIBRATING]},
     {"x": x[CALIBRATING:], "y": np.stack([truth for _, truth in pages[CALIBRATING:]])},
     metric="map50",
+    edgepack={"metric": "own_metrics:map50"},
     family="detector (boxes)",
     source="PP-OCR of the package rapidocr-onnxruntime 1.4.4; pages of lines rendered with matplotlib's fonts",
 )

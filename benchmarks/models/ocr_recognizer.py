@@ -14,6 +14,7 @@ write(
     {"x": x[:CALIBRATING]},
     {"x": x[CALIBRATING:], "y": np.array(pieces[CALIBRATING:])},
     metric="cer",
+    edgepack={"metric": "cer"},
     family="attention (recognizer)",
     source="PP-OCR of the package rapidocr-onnxruntime 1.4.4; lines rendered with matplotlib's fonts",
 )
