@@ -61,7 +61,8 @@ def test_table_and_json_of_a_small_model(convnet_files: Path, tmp_path: Path) ->
     (verdict,) = result["verdicts"]
     assert [entry["peer"] for entry in verdict["beside"]] == ["ort", "ort-per-channel"]
     assert {entry["verdict"] for entry in verdict["beside"]} <= {"better", "equal", "worse"}
-    assert verdict["speed"]["1"]["times"]["median"] > 0
+    assert verdict["speed"]["1"]["times"]["median"] > 0 and verdict["float"]["1"]["times"]["median"] > 0
+    assert verdict["promise"] is None
 
     again = compare(*asked)
     assert "timing" in first.stderr and not again.stderr.strip()  # all of it was in the cache
@@ -133,6 +134,37 @@ def test_verdict_of_hits(part, flips: int, expected: str) -> None:
     result = part("verdicts").difference(metric, ours, peer)
     assert result["points"] == pytest.approx(-flips / 10)
     assert part("verdicts").word(result) == expected
+
+
+def test_the_fastest_peer_that_is_as_accurate(part, tmp_path: Path) -> None:
+    def row(name: str, milliseconds: float, wrong: int) -> dict:
+        hits = np.ones((500, 1))
+        hits[:wrong] = 0
+        np.savez(tmp_path / f"{name}.npz", records=hits, power=np.ones((500, 2)))
+        rounds = {1: [[[milliseconds] * 3] * 4] * 3}
+        return {
+            "method": name,
+            "target": "onnxruntime",
+            "records": str(tmp_path / f"{name}.npz"),
+            "rounds": rounds,
+            "latency": {1: {"p50_ms": milliseconds}},
+            "change": {"points": -wrong / 5},
+            "build": {"warnings": ["slower than the float original on this machine"], "promise": "missed"},
+        }
+
+    rows = [
+        row("float", 2.0, 0),
+        row("edgepack-max-drop", 1.2, 4),
+        row("ort", 0.5, 100),  # fastest, but much worse
+        row("nncf", 1.0, 5),
+        row("onnxsim", 3.0, 0),
+    ]
+    (found,) = part("beside").judge(part("metrics").find("top1", {}), rows, "onnxruntime")
+    assert [entry["verdict"] for entry in found["beside"]] == ["better", "equal", "equal"]
+    assert found["speed"][1]["peer"] == "nncf" and found["speed"][1]["flag"] == "slower"
+    assert found["speed"][1]["times"]["median"] == pytest.approx(1.2)
+    assert found["float"][1]["flag"] == "" and found["float"][1]["said"]
+    assert found["promise"] == {"allowed": 0.5, "lost": 0.8, "kept": False, "said": "missed"}
 
 
 def test_fewer_errors_are_better(part) -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from comparison import environments, latency, metrics, runtimes, verdicts
+from comparison import beside, environments, latency, metrics, runtimes, verdicts
 from comparison.children import ChildFailed, ask, worker
 from comparison.methods import HERE, Method
 from comparison.tasks import Task
@@ -57,7 +56,7 @@ def compare(task: Task, methods: Iterable[Method], settings: Settings) -> dict[s
         "split": task.split,
         "notes": task.notes,
         "rows": [{key: value for key, value in row.items() if key not in ("records", "rounds")} for row in rows],
-        "verdicts": [found for target in settings.targets for found in _verdicts(task, rows, target)],
+        "verdicts": [found for target in settings.targets for found in beside.judge(metric_of(task), rows, target)],
     }
 
 
@@ -93,7 +92,7 @@ def _evaluation(
         "model": str(task.folder / "model.onnx"),
         "report": str(task.report),
         "metric": task.metric,
-        "threads": os.cpu_count() or 1,
+        "threads": 1,  # answers do not depend on it, and on shared cores one is faster
         "reference": str(task.work / "reference" / "outputs.npy"),
         "is_reference": is_reference,
         "records": str(folder / "records.npz"),
@@ -175,8 +174,12 @@ def _judge(
     return {**found, "records": str(folder / "records.npz")}
 
 
+def metric_of(task: Task) -> metrics.Metric:
+    return metrics.find(task.metric, metrics.metadata(str(task.folder / "model.onnx")))
+
+
 def _beside_float(task: Task, row: Row, reference: Path) -> Row:
-    metric = metrics.find(task.metric, metrics.metadata(str(task.folder / "model.onnx")))
+    metric = metric_of(task)
     ours, base = verdicts.read(Path(row["records"])), verdicts.read(reference)
     return {
         "change": verdicts.difference(metric, ours["records"], base["records"]),
@@ -227,46 +230,3 @@ def _print_of(file: Path) -> str:
         if part.is_file():
             digest.update(part.read_bytes())
     return digest.hexdigest()
-
-
-# --- verdicts -------------------------------------------------------------------------------------------
-
-
-def _verdicts(task: Task, rows: list[Row], target: str) -> list[dict[str, Any]]:
-    """edgepack against each peer of the same runtime, and against the fastest of those that are as accurate."""
-    here = [row for row in rows if row["target"] == target and "records" in row]
-    peers = [row for row in here if not row["method"].startswith("edgepack") and row["method"] != "float"]
-    metric = metrics.find(task.metric, metrics.metadata(str(task.folder / "model.onnx")))
-    found = []
-    for ours in (row for row in here if row["method"].startswith("edgepack")):
-        records = verdicts.read(Path(ours["records"]))
-        beside = []
-        for peer in peers:
-            other = verdicts.read(Path(peer["records"]))
-            result = verdicts.difference(metric, records["records"], other["records"])
-            nearer = verdicts.sqnr_difference(records["power"], other["power"])
-            beside.append({"peer": peer["method"], "verdict": verdicts.word(result), **result, "sqnr": nearer})
-        found.append(
-            {"method": ours["method"], "target": target, "beside": beside, "speed": _speed(ours, peers, beside)}
-        )
-    return found
-
-
-def _speed(ours: Row, peers: list[Row], beside: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
-    """By number of threads: the fastest peer that is no less accurate than ours, and our time over its time."""
-    fair = {entry["peer"] for entry in beside if entry["verdict"] != "better"}
-    found = {}
-    for threads, mine in ours.get("rounds", {}).items():
-        timed = [row for row in peers if row["method"] in fair and threads in row.get("rounds", {})]
-        if timed:
-            fastest = min(timed, key=lambda row: row["latency"][threads]["p50_ms"])
-            times = latency.ratio(mine, fastest["rounds"][threads])
-            found[threads] = {"peer": fastest["method"], "times": times, "flag": _flag(times)}
-    return found
-
-
-def _flag(times: dict[str, float]) -> str:
-    """`times` is how many times our time the peer is as fast."""
-    if times["low"] > verdicts.SLOWER:
-        return "slower"
-    return "perhaps slower" if times["median"] > verdicts.SLOWER else ""

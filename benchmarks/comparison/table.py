@@ -60,27 +60,33 @@ def _cells(row: dict[str, Any], threads: list[int]) -> list[str]:
 
 def verdicts(results: list[dict[str, Any]]) -> Table:
     table = Table(title="edgepack beside the peers, paired over the reporting samples", title_justify="left")
-    for name in ("model", "method", "runtime", "beside", "points, 95 %", "p", "dB nearer", "verdict", "speed"):
+    for name in ("model", "method", "runtime", "beside", "points, 95 %", "p", "dB nearer", "verdict", "its time"):
         table.add_column(name)
     for result in results:
         for found in result["verdicts"]:
+            head = [result["name"], found["method"], found["target"]]
+            said = found["promise"]
+            promise = f"{'kept' if said['kept'] else 'missed'} {said['allowed']:g}, said {said['said']}" if said else ""
+            table.add_row(*head, "float", "", "", "", promise, _speeds(found["float"]))
             for entry in found["beside"]:
                 near = entry["sqnr"]
-                slow = [
-                    f"{speed['flag'] or 'ok'}, {threads} thr: {speed['times']['median']:.2f} × its time "
-                    f"({speed['times']['low']:.2f} to {speed['times']['high']:.2f})"
-                    for threads, speed in found["speed"].items()
-                    if speed["peer"] == entry["peer"]
-                ]
                 table.add_row(
-                    result["name"],
-                    found["method"],
-                    found["target"],
+                    *head,
                     entry["peer"],
                     f"{entry['points']:+.2f} ({entry['low']:+.2f} to {entry['high']:+.2f})",
                     f"{entry['p']:.3f}",
                     f"{near['db']:+.1f} ({near['low']:+.1f} to {near['high']:+.1f})" if near else "",
                     entry["verdict"],
-                    "\n".join(slow),
+                    _speeds({threads: s for threads, s in found["speed"].items() if s["peer"] == entry["peer"]}),
                 )
     return table
+
+
+def _speeds(found: dict[int, dict[str, Any]]) -> str:
+    """Our time over the other's, a line for each number of threads."""
+    return "\n".join(
+        f"{threads} thr: {speed['times']['median']:.2f} × ({speed['times']['low']:.2f} to {speed['times']['high']:.2f})"
+        + (f" {speed['flag']}" if speed["flag"] else "")
+        + (", and said so" if speed["flag"] and speed.get("said") else "")
+        for threads, speed in found.items()
+    )

@@ -5,7 +5,7 @@ from sources import CALIBRATION, fashion, normalised, write
 from torch import nn
 from training import export, train
 
-PATCH, WIDTH, HEADS, DEPTH = 4, 64, 4, 3
+PATCH, WIDTH, HEADS, DEPTH = 7, 64, 4, 4
 
 
 class Block(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import shutil
 import time
 from pathlib import Path
@@ -59,8 +60,10 @@ def main() -> None:
     stages("done", 0, 0)
     beyond = sum(spent for stage, spent in stages.seconds.items() if stage.startswith(BEYOND))
     file = next(path for path in (bundle / "model").iterdir() if path.suffix in (".onnx", ".xml"))
-    figures = {key: built[key] for key in ("precision", "reason", "warnings") if key in built}
-    more = {key: value for key, value in built.items() if "promise" in key or "search" in key}
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    figures = {key: built[key] for key in ("precision", "reason", "warnings", "promise", "search") if key in built}
+    if manifest.get("promise"):
+        figures["promise"] = manifest["promise"]
     samples.answer(
         asked,
         start + beyond,
@@ -69,7 +72,7 @@ def main() -> None:
         notes=built["notes"],
         build_seconds=total,
         stages=stages.seconds,
-        build={**figures, **more},
+        build=figures,
     )
 
 
