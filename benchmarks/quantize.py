@@ -95,6 +95,7 @@ def environment() -> dict[str, Any]:
         "machine": platform.machine(),
         "cpu": cpu[0] if cpu else platform.processor(),
         "cores": os.cpu_count(),
+        "load_average": os.getloadavg(),  # what else ran; ours is about 1
         "python": platform.python_version(),
         "versions": {name: version(name) for name in packages},
         "edgepack_sources": edgepack_sources().hex()[:16],
