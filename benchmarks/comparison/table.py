@@ -39,7 +39,7 @@ def _cells(row: dict[str, Any], threads: list[int]) -> list[str]:
     head = [row["method"], row["target"]]
     if "value" not in row:
         reason = row.get("skipped") or row.get("error") or "no figures"
-        return [*head, "–", ("skipped: " if "skipped" in row else "failed: ") + reason[:60]]
+        return [*head, "–", ("skipped: " if "skipped" in row else "failed: ") + _short(reason)]
     change = row["change"]
     cells = [
         *head,
@@ -56,6 +56,11 @@ def _cells(row: dict[str, Any], threads: list[int]) -> list[str]:
     cells.append(f"{row['seconds']:.1f}" if "seconds" in row else "")
     cells.append(f"{row['peak_mb']:.0f}" if "peak_mb" in row else "")
     return cells
+
+
+def _short(reason: str, most: int = 32) -> str:
+    """The JSON has all of it."""
+    return reason if len(reason) <= most else reason[: most - 1] + "…"
 
 
 def verdicts(results: list[dict[str, Any]]) -> Table:
