@@ -80,4 +80,5 @@ def _promise(row: Row) -> Judgement | None:
     if allowed is None:
         return None
     lost = -row["change"]["points"]
-    return {"allowed": allowed, "lost": lost, "kept": lost <= allowed, "said": row.get("build", {}).get("promise")}
+    said = (row.get("build", {}).get("promise") or {}).get("state")
+    return {"allowed": allowed, "lost": lost, "kept": lost <= allowed, "said": said}

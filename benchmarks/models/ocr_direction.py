@@ -6,7 +6,7 @@ from sources import write
 
 CALIBRATING, JUDGING = 64, 700
 
-images = lines.rendered(lines.texts(CALIBRATING + JUDGING, 16, seed=1), 192, hard=1.0, seed=1)
+images = lines.rendered(lines.texts(CALIBRATING + JUDGING, 16, seed=1), 192, hard=0.7, seed=1)
 upright = lines.padded(images, 192)
 turned = lines.padded([image[::-1, ::-1] for image in images], 192)
 rng = np.random.default_rng(1)
