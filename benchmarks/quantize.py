@@ -42,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
     add("--threads", default=f"1,{os.cpu_count()}", help="thread counts to time with (default one and all)")
     add("--openvino-hint", metavar="TYPE", help="f32 makes OpenVINO calculate the peers' float layers in float32")
     add("--limit", type=float, default=3600.0, help="seconds after which a child is ended (default 3600)")
+    add("--again", default="", metavar="NAMES", help="methods to do again though they are in the cache")
     add("--cache", type=Path, default=CACHE / "benchmark", help="what was done is not done again")
     add("--envs", type=Path, default=CACHE / "peers", help="where the peers' environments are made")
     add("--json", type=Path, metavar="FILE", help="write everything measured")
@@ -124,6 +125,7 @@ def main() -> None:
         limit=arguments.limit,
         envs=arguments.envs.expanduser().resolve(),
         hint=arguments.openvino_hint,
+        again=frozenset(_chosen(arguments.again, METHODS) if arguments.again else ()),
         say=lambda words: progress.print(f"{datetime.datetime.now():%H:%M:%S} {words}"),
     )
     methods = [METHODS[name] for name in _chosen(arguments.methods, METHODS)]

@@ -67,6 +67,8 @@ def test_table_and_json_of_a_small_model(convnet_files: Path, tmp_path: Path) ->
     again = compare(*asked)
     assert "timing" in first.stderr and not again.stderr.strip()  # all of it was in the cache
     assert again.stdout == first.stdout
+    anew = compare(*asked, "--again", "ort", "--methods", "float,ort")
+    assert "ort for onnxruntime" in anew.stderr and "edgepack" not in anew.stderr
 
 
 def test_a_float_model_that_does_not_run_ends_in_a_line(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ Say = Callable[[str], None]
 class Settings:
     """`seconds` each file is timed a thread count (0: not at all), `limit` those a child may take.
 
-    `hint` is what runtimes.load takes.
+    `hint` is what runtimes.load takes; `again` are methods whose cached rows are not used.
     """
 
     targets: tuple[str, ...]
@@ -32,6 +32,7 @@ class Settings:
     limit: float
     envs: Path
     hint: str | None
+    again: frozenset[str]
     say: Say
 
 
@@ -41,6 +42,8 @@ def compare(task: Task, methods: Iterable[Method], settings: Settings) -> dict[s
     Raises:
         ChildFailed: the float model itself does not run.
     """
+    for name in settings.again:
+        shutil.rmtree(task.work / "methods" / name, ignore_errors=True)
     reference = _reference(task, settings)
     rows = [_row(task, method, target, settings) for method in methods for target in settings.targets]
     for row in rows:
