@@ -10,7 +10,7 @@ import os
 from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -18,12 +18,15 @@ from threadpoolctl import threadpool_limits
 
 from edgepack.layer import bias_of, channel_axis, from_matrix, to_matrix
 from edgepack.model import Model, constant
+from edgepack.passes.equalize import equalize
 from edgepack.passes.equalize_swish import equalize_swish
 from edgepack.passes.pad_channels import pad_channels
 from edgepack.passes.placement import place
 from edgepack.passes.quantize import SMALLEST_SCALE, Rounded, activation_grid, bias_floor, refuse_empty
 from edgepack.passes.round_weights import round_matrix
+from edgepack.passes.scale_groups import LAYERS, NORMS
 from edgepack.samples import Samples
+from edgepack.statistics.choose_range import choose_ranges
 from edgepack.statistics.extent import Extent
 from edgepack.statistics.moments import Moments
 from edgepack.statistics.stream import MEMORY, stream
@@ -31,20 +34,39 @@ from edgepack.target import Scheme
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prepared:
-    """`extents` by tensor, `layers` by the name of a weighted node's output, both of `model`.
+class Steps:
+    """Which steps of preparation are taken; docs/quantization.md says what each is worth.
 
-    `model` is the float model that was observed, and is to be quantized.
+    Attributes:
+        equalize: like ranges for the channels of a tensor (passes/equalize.py).
+        smooth: the same between normalizations and layers, as in Transformers.
+        swish: the same through HardSwish (passes/equalize_swish.py).
+        ranges: how each tensor's range is chosen (statistics/choose_range.py).
+        rounding: weights rounded so that outputs change least; else to nearest.
+        bias: biases corrected (passes/correct_bias.py).
+    """
+
+    equalize: bool = True
+    smooth: bool = True
+    swish: bool = True
+    ranges: str = "minmax"
+    rounding: bool = True
+    bias: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """`extents` and `ranges` by tensor, `layers` by the name of a weighted node's output, all of `model`.
+
+    `model` is the float model that was observed, and is to be quantized; `notes` say what was done to it.
     """
 
     model: Model
     extents: dict[str, Extent]
+    ranges: dict[str, tuple[float, float]]
     layers: dict[str, Rounded] = field(default_factory=dict)
     samples: int
-
-    @property
-    def ranges(self) -> dict[str, tuple[float, float]]:
-        return {name: (extent.low, extent.high) for name, extent in self.extents.items()}
+    notes: tuple[str, ...] = ()
 
 
 def prepare(
@@ -52,22 +74,21 @@ def prepare(
     scheme: Scheme,
     samples: Samples,
     *,
+    steps: Steps = Steps(),
     memory: int = MEMORY,
-    rounding: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> Prepared:
     """Observe the float model over the samples and round its weights.
 
     Args:
+        steps: those that are taken; correcting biases layer upon layer is passes/correct_bias.py's own.
         memory: bytes that observing may take beyond the float model.
-        rounding: False leaves weights to nearest rounding.
 
     Raises:
         UnsupportedOperator: nothing in the model can be quantized; it says why.
         SamplesError: a tensor becomes NaN or infinite.
     """
-    model = pad_channels(model, scheme.channel_multiple).model
-    model = equalize_swish(model, scheme, samples, memory).model
+    model, notes = _evened(model, scheme, samples, steps, memory)
     placement = place(model, scheme)
     refuse_empty(placement)
     extents = [Extent(tensor=name) for name in placement.tensors]
@@ -75,7 +96,7 @@ def prepare(
     for node in placement.weighted:
         if _is_matrix(node):
             sharing[str(node.inputs[1].name)].append(node)  # type: ignore[union-attr]
-    moments = [Moments(node=nodes[0], samples=samples.count) for nodes in sharing.values()] if rounding else []
+    moments = [Moments(node=nodes[0], samples=samples.count) for nodes in sharing.values()] if steps.rounding else []
     layers: dict[str, Rounded] = {}
     seen: dict[str, Extent] = {}
     observers: list[Extent | Moments] = [*extents, *moments]
@@ -89,7 +110,21 @@ def prepare(
                     layers[str(node.outputs[0].name)] = job.result()
         for observer in todo:
             observer.second.clear()
-    return Prepared(model=model, extents=seen, layers=layers, samples=samples.count)
+    if not steps.bias:
+        layers = {name: replace(rounded, shift=None) for name, rounded in layers.items()}
+    ranges = choose_ranges(seen, placement.tensors, steps.ranges, placement.limits)
+    return Prepared(model=model, extents=seen, ranges=ranges, layers=layers, samples=samples.count, notes=tuple(notes))
+
+
+def _evened(model: Model, scheme: Scheme, samples: Samples, steps: Steps, memory: int) -> tuple[Model, list[str]]:
+    """The model with its channels padded and evened out, which changes no float answer; and notes."""
+    results = [pad_channels(model, scheme.channel_multiple)]
+    makers = (LAYERS if steps.equalize else frozenset()) | (NORMS if steps.smooth else frozenset())
+    if makers:
+        results.append(equalize(results[-1].model, scheme, samples, makers, memory=memory))
+    if steps.swish:
+        results.append(equalize_swish(results[-1].model, scheme, samples, memory))
+    return results[-1].model, [result.note for result in results if result.note]
 
 
 def _is_matrix(node: ir.Node) -> bool:

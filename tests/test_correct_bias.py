@@ -16,7 +16,7 @@ from edgepack.model import Model
 from edgepack.passes.correct_bias import correct_biases
 from edgepack.passes.placement import place
 from edgepack.passes.quantize import Rounded, activation_grids, quantize, rounded_nearest
-from edgepack.preparation import prepare
+from edgepack.preparation import Steps, prepare
 from edgepack.reference import Session
 from edgepack.samples import Samples, read
 from tests import models
@@ -33,7 +33,7 @@ def samples_of(folder: Path, model: Model, x: np.ndarray) -> Samples:
 
 def forms(model: Model, samples: Samples) -> tuple[Model, Model]:
     """The quantized model, rounded to nearest, without and with corrected biases."""
-    ranges = prepare(model, COARSE, samples, rounding=False).ranges
+    ranges = prepare(model, COARSE, samples, steps=Steps(rounding=False)).ranges
     layers = nearest(model, ranges)
     corrected = correct_biases(model, COARSE, ranges, layers, samples)
     return quantize(model, COARSE, ranges, layers).model, quantize(model, COARSE, ranges, corrected).model
@@ -92,7 +92,7 @@ def test_a_deep_net_is_corrected_layer_upon_layer(tmp_path: Path) -> None:
     """Every layer's mean is right in the end, though each was corrected behind others that moved."""
     model = models.in_edgepack(models.convnet())
     samples = samples_of(tmp_path, model, models.images(32, seed=1))
-    ranges = prepare(model, COARSE, samples, rounding=False).ranges
+    ranges = prepare(model, COARSE, samples, steps=Steps(rounding=False)).ranges
     layers = correct_biases(model, COARSE, ranges, nearest(model, ranges), samples)
     form = quantize(model, COARSE, ranges, layers).model
     feed = next(samples.batches(32))
@@ -104,7 +104,7 @@ def test_a_deep_net_is_corrected_layer_upon_layer(tmp_path: Path) -> None:
 def test_layers_that_stay_float_are_left_alone(tmp_path: Path) -> None:
     model = models.in_edgepack(models.convnet())
     samples = samples_of(tmp_path, model, models.images(16, seed=1))
-    ranges = prepare(model, COARSE, samples, rounding=False).ranges
+    ranges = prepare(model, COARSE, samples, steps=Steps(rounding=False)).ranges
     layers = nearest(model, ranges)
     kept = str(place(model, COARSE).weighted[0].outputs[0].name)
     corrected = correct_biases(model, COARSE, ranges, layers, samples, frozenset({kept}))

@@ -13,7 +13,7 @@ from edgepack.metric import harness
 from edgepack.model import Model
 from edgepack.passes.placement import place
 from edgepack.passes.quantize import quantize
-from edgepack.preparation import prepare
+from edgepack.preparation import Steps, prepare
 from edgepack.reference import Session
 from edgepack.samples import Samples, read
 from edgepack.sensitivity import Switchboard, inject
@@ -58,7 +58,7 @@ def layers(model: Model) -> list[tuple[str, str]]:
 def test_the_layer_that_int8_ruins_comes_first(name: str, weight: str, tmp_path: Path) -> None:
     model = with_outlier_in(weight)
     samples = samples_of(tmp_path, model, dark(32))
-    prepared = prepare(model, ORT, samples, rounding=False)
+    prepared = prepare(model, ORT, samples, steps=Steps(rounding=False))
     found = inject(model, ORT, prepared, samples.first(4), parts=True)
     assert found[0].layer == name and found[0].both_db < found[1].both_db - 6
     assert found[0].weights_db is not None and found[0].activations_db is not None
@@ -71,7 +71,7 @@ def test_with_all_switches_off_it_is_the_float_model_and_with_all_on_the_int8_on
 ) -> None:
     model = models.in_edgepack(models.convnet())
     samples = samples_of(tmp_path, model, models.images(32, seed=1) + 2)
-    prepared = prepare(model, ORT, samples, rounding=rounding)
+    prepared = prepare(model, ORT, samples, steps=Steps(rounding=rounding))
     board = Switchboard(model, ORT, prepared)
     feed = next(samples.batches(8))
     np.testing.assert_allclose(board.run(feed, ())["y"], Session(model).run(feed)["y"], rtol=1e-5, atol=1e-5)
@@ -83,7 +83,7 @@ def test_with_all_switches_off_it_is_the_float_model_and_with_all_on_the_int8_on
 def test_little_time_takes_fewer_feeds_and_still_ranks_every_layer(tmp_path: Path) -> None:
     model = models.in_edgepack(models.convnet())
     samples = samples_of(tmp_path, model, models.images(32, seed=1))
-    prepared = prepare(model, ORT, samples, rounding=False)
+    prepared = prepare(model, ORT, samples, steps=Steps(rounding=False))
     found = inject(model, ORT, prepared, samples.first(8), seconds=0.0)
     assert {injection.layer for injection in found} == {name for name, _ in layers(model)}
     assert all(injection.weights_db is None for injection in found)
