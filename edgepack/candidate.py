@@ -16,7 +16,6 @@ from edgepack.judge import Judge
 from edgepack.metric import Quality, harness
 from edgepack.model import Model, TensorSpec
 from edgepack.passes.blocks import Layout
-from edgepack.passes.correct_bias import correct_biases
 from edgepack.passes.dynamic import dynamic
 from edgepack.passes.fit_format import fit_format
 from edgepack.passes.half import half
@@ -24,9 +23,10 @@ from edgepack.passes.placement import integer_only
 from edgepack.passes.quantize import quantize
 from edgepack.passes.weight_only import store_in_4_bits, store_in_8_bits
 from edgepack.plan import Plan
-from edgepack.preparation import Prepared, prepare
+from edgepack.preparation import prepare
 from edgepack.reference import Session
 from edgepack.samples import Feed, Samples
+from edgepack.settle import Settled, hold_back, settle
 from edgepack.target import runner
 
 # Below this the whole interval says slower than the original; between it and 1 nobody would notice.
@@ -56,8 +56,8 @@ class Ingredients:
     synthetic: bool
     labels: list[str] | None
     wheels: bool
-    # Filled by `prepared`, so that candidates share one pass over the calibration samples.
-    known: dict[str, Prepared] = field(default_factory=dict)
+    # Filled by `settled`, so that candidates share one pass over the calibration samples.
+    known: dict[str, Settled] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,15 +158,15 @@ def speed_words(ratio: Mapping[str, float]) -> str:
     return f"{ratio['median']:.2f} times as fast here ({ratio['low']:.2f} to {ratio['high']:.2f})"
 
 
-def prepared(given: Ingredients, progress: Progress) -> Prepared:
+def settled(given: Ingredients, progress: Progress) -> Settled:
     """Ranges and rounded weights of the clean model, made once."""
     if "int8" not in given.known:
         assert given.data is not None
-        given.known["int8"] = prepare(
-            given.clean,
-            given.plan.scheme,
-            given.data,
-            progress=lambda done, total: progress("calibrating", done, total),
+        scheme = given.plan.scheme
+        samples, held = hold_back(given.data)
+        ready = prepare(given.clean, scheme, samples, progress=lambda done, total: progress("calibrating", done, total))
+        given.known["int8"] = settle(
+            ready, scheme, samples, held, lambda done, total: progress("settling ranges and biases", done, total)
         )
     return given.known["int8"]
 
@@ -194,19 +194,14 @@ def lowered_form(
         return result.model, result.note
     if precision == "int8":
         assert given.data is not None
-        scheme, ready = given.plan.scheme, prepared(given, progress)
-        layers = correct_biases(
-            ready.model,
-            scheme,
-            ready.ranges,
-            ready.layers,
-            given.data,
-            keep_float,
-            progress=lambda done, total: progress("correcting biases", done, total),
+        scheme, form = given.plan.scheme, settled(given, progress)
+        layers = form.layers(
+            scheme, given.data, keep_float, lambda done, total: progress("correcting biases", done, total)
         )
-        result = quantize(ready.model, scheme, ready.ranges, layers, keep_float)
+        result = quantize(form.ready.model, scheme, form.ready.ranges, layers, keep_float)
         bits = ", 7-bit weights since this CPU adds products with saturation" if scheme.weight_bits == 7 else ""
-        return result.model, f"{result.note}{bits}; ranges from {ready.samples} samples"
+        notes = [f"{result.note}{bits}", *form.ready.notes, f"{form.name}, from {given.data.count} samples"]
+        return result.model, "; ".join(notes)
     return given.clean, ""
 
 

@@ -138,7 +138,8 @@ def _round(moments: Moments, extents: dict[str, Extent], scheme: Scheme) -> Roun
     assert weight is not None
     matrix = to_matrix(node, weight)
     extent = extents[moments.tensor]
-    step = float(activation_grid(extent.low, extent.high, scheme).scale)
+    # A range that is chosen later may be down to a fifth of what was seen.
+    step = 0.2 * float(activation_grid(extent.low, extent.high, scheme).scale)
     floor = np.full(matrix.shape[:2], SMALLEST_SCALE / step)
     bias = bias_of(node)
     if bias is not None and scheme.bias_bits == 32:

@@ -15,7 +15,7 @@ from typing import Any
 
 from edgepack._version import VERSION
 from edgepack.benchmark import bench
-from edgepack.candidate import Ingredients, Progress, lowered_form, make, prepared
+from edgepack.candidate import Ingredients, Progress, lowered_form, make, settled
 from edgepack.device import available_cores
 from edgepack.errors import Interrupted
 from edgepack.judge import Judge
@@ -75,7 +75,7 @@ class Trials:
     def rank(self) -> list[Injection]:
         if not self.ranking:
             assert self.given.data is not None
-            ready = prepared(self.given, self.progress)
+            ready = settled(self.given, self.progress).ready
             self.ranking = inject(
                 ready.model,
                 self.given.plan.scheme,

@@ -1,0 +1,111 @@
+"""What theory leaves open is settled on calibration samples that preparation did not look at.
+
+Whether narrower ranges help, and whether biases should be corrected layer upon layer or at once, differs from net to
+net; in a deep one with sharp answers each choice is worth decibels either way. So the few forms are made and compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from edgepack.metric import harness
+from edgepack.metrics.base import first_float
+from edgepack.passes.correct_bias import correct_biases
+from edgepack.passes.placement import place
+from edgepack.passes.quantize import Rounded, quantize
+from edgepack.preparation import Prepared
+from edgepack.reference import Session
+from edgepack.samples import Feed, Samples, subset
+from edgepack.statistics.choose_range import choose_ranges
+from edgepack.target import Scheme
+
+# Samples held back for this, where there are that many to spare.
+HELD = 16
+# dB by which another form has to be better than the first one.
+_CLEARLY = 0.5
+RANGES = ("minmax", "mse")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settled:
+    """A preparation with its ranges and its bias correction chosen; `sqnr_db` by form, on held-back samples."""
+
+    name: str
+    ready: Prepared
+    sequential: bool
+    sqnr_db: dict[str, float]
+
+    def layers(
+        self,
+        scheme: Scheme,
+        samples: Samples,
+        keep_float: frozenset[str] = frozenset(),
+        progress: Callable[[int, int], None] | None = None,
+    ) -> dict[str, Rounded]:
+        """The rounded layers with their biases corrected, some layers left float."""
+        ready = self.ready
+        if not self.sequential:
+            return ready.layers
+        return correct_biases(ready.model, scheme, ready.ranges, ready.layers, samples, keep_float, progress=progress)
+
+
+def hold_back(samples: Samples) -> tuple[Samples, Samples]:
+    """Samples to prepare with, and some to settle by: others if there are enough, spread over the set."""
+    if samples.count < 2 * HELD:
+        few = np.unique(np.linspace(0, samples.count - 1, min(samples.count, HELD)).astype(int))
+        return samples, subset(samples, few.tolist())
+    held = set(np.unique(np.linspace(0, samples.count - 1, HELD).astype(int)).tolist())
+    return subset(samples, [i for i in range(samples.count) if i not in held]), subset(samples, sorted(held))
+
+
+def settle(
+    ready: Prepared,
+    scheme: Scheme,
+    samples: Samples,
+    held: Samples,
+    progress: Callable[[int, int], None] | None = None,
+) -> Settled:
+    """Try ranges and bias corrections, all layers int8.
+
+    Args:
+        samples: those that biases are corrected by.
+        held: those that forms are compared on.
+    """
+    feeds = list(held.batches(held.batch()))
+    original = Session(ready.model)
+    references = [original.run(feed) for feed in feeds]
+    placement = place(ready.model, scheme)
+    forms: dict[str, Settled] = {}
+    figures: dict[str, float] = {}
+    for done, ranges in enumerate(RANGES):
+        chosen = choose_ranges(ready.extents, placement.tensors, ranges, placement.limits)
+        ranged = replace(ready, ranges=chosen)
+        for sequential in (True, False):
+            name = f"ranges by {ranges}, biases corrected {'layer upon layer' if sequential else 'at once'}"
+            form = Settled(name=name, ready=ranged, sequential=sequential, sqnr_db={})
+            model = quantize(ready.model, scheme, chosen, form.layers(scheme, samples)).model
+            forms[name], figures[name] = form, _sqnr(Session(model), feeds, references)
+        if progress:
+            progress(done + 1, len(RANGES))
+    first = next(iter(forms))
+    best = max(figures, key=lambda name: figures[name])
+    name = best if figures[best] > figures[first] + _CLEARLY else first
+    return replace(forms[name], sqnr_db=figures)
+
+
+def _sqnr(session: Session, feeds: list[Feed], references: list[Feed]) -> float:
+    """Over the first float output, in dB."""
+    signal = noise = 0.0
+    for feed, reference in zip(feeds, references, strict=True):
+        name, wanted = first_float(reference)
+        if wanted is None:
+            continue
+        got = session.run(feed)[name]
+        power = float(np.sum(np.square(wanted, dtype=np.float64)))
+        signal += power
+        same = got.shape == wanted.shape
+        noise += float(np.sum(np.square(wanted.astype(np.float64) - got))) if same else power
+    return harness().decibels(signal, noise)

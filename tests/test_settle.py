@@ -1,0 +1,64 @@
+"""What is left open is settled on samples that preparation did not see, and the best of the forms is what is built."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgepack import target
+from edgepack.metric import harness
+from edgepack.model import Model
+from edgepack.passes.quantize import quantize
+from edgepack.preparation import prepare
+from edgepack.reference import Session
+from edgepack.samples import Samples, read
+from edgepack.settle import HELD, hold_back, settle
+from tests import models
+
+ORT = target.load("onnxruntime").SCHEME
+
+
+def samples_of(folder: Path, model: Model, x: np.ndarray) -> Samples:
+    np.savez(folder / "samples.npz", x=x)
+    return read(folder / "samples.npz", model)
+
+
+@pytest.mark.parametrize("count", [1, 5, 2 * HELD - 1, 2 * HELD, 100])
+def test_samples_are_held_back_where_there_are_enough(count: int, tmp_path: Path) -> None:
+    model = models.in_edgepack(models.convnet())
+    samples = samples_of(tmp_path, model, models.images(count))
+    prepared, held = hold_back(samples)
+    one, other = ({part.digest(i) for i in range(part.count)} for part in (prepared, held))
+    if count < 2 * HELD:
+        assert len(one) == count and held.count == min(count, HELD)
+    else:
+        assert len(other) == HELD and not one & other and len(one | other) == count
+
+
+def test_the_best_of_the_forms_is_taken(tmp_path: Path) -> None:
+    """With one wild pixel in the calibration set its range covers next to nothing but that."""
+    model = models.in_edgepack(models.convnet())
+    x = models.images(80, seed=1)
+    x[11, 0, 3, 3] = 30.0
+    prepared, held = hold_back(samples_of(tmp_path, model, x))
+    ready = prepare(model, ORT, prepared)
+    settled = settle(ready, ORT, prepared, held)
+    assert settled.name.startswith("ranges by mse")
+    assert settled.sqnr_db[settled.name] == max(settled.sqnr_db.values())
+    fresh = {"x": models.images(64, seed=2)}
+    wanted = Session(model).run(fresh)["y"]
+
+    def sqnr(ranges: dict[str, tuple[float, float]]) -> float:
+        layers = settled.layers(ORT, prepared)
+        return harness().sqnr_db(wanted, Session(quantize(ready.model, ORT, ranges, layers).model).run(fresh)["y"])
+
+    assert sqnr(settled.ready.ranges) > sqnr(ready.ranges) + 2
+
+
+def test_without_a_clear_winner_everything_seen_stays_in_range(tmp_path: Path) -> None:
+    model = models.in_edgepack(models.mlp())
+    prepared, held = hold_back(samples_of(tmp_path, model, models.random((80, 8), 1)))
+    settled = settle(prepare(model, ORT, prepared), ORT, prepared, held)
+    assert settled.name == "ranges by minmax, biases corrected layer upon layer" and len(settled.sqnr_db) == 4
