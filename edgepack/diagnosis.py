@@ -18,7 +18,7 @@ from edgepack.errors import DataNeeded, UsageError
 from edgepack.layer import to_matrix
 from edgepack.model import constant
 from edgepack.passes.placement import place
-from edgepack.plan import default_target
+from edgepack.plan import default_target, scheme_for
 from edgepack.preparation import prepare
 from edgepack.reference import Session
 from edgepack.sensitivity import Injection, inject
@@ -38,8 +38,8 @@ class LayerReport:
     """One weighted layer in int8, the others float.
 
     `share` is its part of the sum of all such errors, `macs_share` of the multiply-accumulates. `range` is of the
-    tensor it reads, `outlier` how many standard deviations its largest number lies out. `weight_spread` is the largest
-    weight over the smallest channel's largest.
+    tensor it reads, `outlier` how many standard deviations from the mean its farthest number lies. `weight_spread` is
+    the largest weight over the smallest channel's largest.
     """
 
     layer: str
@@ -93,9 +93,11 @@ def diagnose(
     original = inputs.load(Path(path))
     if original.is_quantized:
         raise UsageError("the model is already quantized", "--layers looks at a float model before it is")
+    if not any(output.is_float for output in original.outputs):
+        raise UsageError("no output is float, so there is nothing to see of rounding", "export the scores as an output")
     board = find(device) if device is not None else None
     name = target_name if target_name != "auto" else default_target(board) if board else "onnxruntime"
-    scheme = target.load(name).SCHEME
+    scheme = scheme_for(target.load(name), board)
     progress("reading the model", 0, 0)
     model, _ = shaped(original, input_shape or {}, int8=True)
     spec = preprocessing.read(preprocess) if preprocess is not None else None
@@ -139,7 +141,9 @@ def diagnose(
 
 def _report(injection: Injection, *, share: float, macs_share: float, extent: Extent, spread: float) -> LayerReport:
     assert injection.weights_db is not None and injection.activations_db is not None
-    outlier = max(-extent.low, extent.high) / (extent.deviation or 1.0)
+    deviation = extent.deviation or 1.0
+    outlier = max(extent.mean - extent.low, extent.high - extent.mean) / deviation
+    offset = extent.mean if abs(extent.mean) > _OUTLIER * deviation else None
     return LayerReport(
         layer=injection.layer,
         operator=injection.operator,
@@ -151,7 +155,7 @@ def _report(injection: Injection, *, share: float, macs_share: float, extent: Ex
         range=(extent.low, extent.high),
         outlier=outlier,
         weight_spread=spread,
-        advice=_advice(injection, share, macs_share, outlier, spread),
+        advice=_advice(injection, share, macs_share, outlier, offset, spread),
     )
 
 
@@ -162,12 +166,18 @@ def _spread(matrix: np.ndarray) -> float:
     return float(largest.max() / largest.min()) if largest.size else 1.0
 
 
-def _advice(injection: Injection, share: float, macs_share: float, outlier: float, spread: float) -> str:
+def _advice(
+    injection: Injection, share: float, macs_share: float, outlier: float, offset: float | None, spread: float
+) -> str:
     assert injection.weights_db is not None and injection.activations_db is not None
     if injection.both_db >= _HARMLESS_DB or share < _TELLING_SHARE:
         return ""
     cheap = ", which costs little here" if macs_share < 0.02 else f", for {100 * macs_share:.0f} % of the arithmetic"
     if injection.activations_db < injection.weights_db:
+        if offset is not None:
+            return (
+                f"what it reads stays close to {offset:.3g}: take that out in preprocessing, or leave it float{cheap}"
+            )
         if outlier > _OUTLIER:
             return f"few numbers lie far out: look at calibration samples with such peaks, or leave it float{cheap}"
         return f"what it reads or writes is too fine for 8 bits: leave it float{cheap}"

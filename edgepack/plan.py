@@ -37,9 +37,7 @@ class Plan:
 
     @property
     def scheme(self) -> Scheme:
-        """The target's scheme, with 7-bit weights where the device adds 8-bit products with saturation."""
-        scheme = self.target.SCHEME
-        return replace(scheme, weight_bits=7) if self.device.saturates else scheme
+        return scheme_for(self.target, self.device)
 
     def requirements(self, *, images: bool) -> list[str]:
         """`name==version` lines for the device; for this machine with all that they require."""
@@ -150,6 +148,11 @@ def _refuse_unfit(
             f"{precision} needs {package} {since}, and {device.name} gets {version}",
             "take w8, which every version runs, or a newer system",
         )
+
+
+def scheme_for(module: Target, device: Device | None) -> Scheme:
+    """The target's scheme, with 7-bit weights where the device adds 8-bit products with saturation."""
+    return replace(module.SCHEME, weight_bits=7) if device is not None and device.saturates else module.SCHEME
 
 
 def default_target(device: Device) -> str:

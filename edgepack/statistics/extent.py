@@ -56,13 +56,15 @@ class Extent:
         return ((np.arange(BINS) + 0.5) / (BINS / 2) - 1) * self.reach
 
     @property
+    def mean(self) -> float:
+        """The mean of what was counted, to a bin's width."""
+        return float(self.counts @ self.centers) / max(float(self.counts.sum()), 1.0)
+
+    @property
     def deviation(self) -> float:
         """The standard deviation of what was counted, to a bin's width."""
-        total = self.counts.sum()
-        if not total:
-            return 0.0
-        mean = float(self.counts @ self.centers) / total
-        return float(np.sqrt(self.counts @ np.square(self.centers - mean) / total))
+        total = max(float(self.counts.sum()), 1.0)
+        return float(np.sqrt(self.counts @ np.square(self.centers - self.mean) / total))
 
     def joined(self, other: Extent) -> Extent:
         """What one observer of both tensors would have seen."""
