@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+import numpy as np
+import onnx_ir as ir
+
+from edgepack.errors import NotAModel, SamplesError
 from edgepack.model import Model
 from edgepack.passes.fix_shapes import fix_shapes
 from edgepack.passes.raise_opset import raise_opset
@@ -17,8 +21,9 @@ def shaped(original: Model, shapes: Mapping[str, tuple[int, ...]], *, int8: bool
     """The model with its open dimensions fixed, in an opset that int8 can be written in; and notes.
 
     Raises:
-        ShapeNeeded, UnsupportedOperator.
+        NotAModel, ShapeNeeded, UnsupportedOperator.
     """
+    refuse_nan(original)
     notes = []
     if int8:
         raised = raise_opset(original)
@@ -26,6 +31,45 @@ def shaped(original: Model, shapes: Mapping[str, tuple[int, ...]], *, int8: bool
         notes.append(raised.note)
     fixed = fix_shapes(original, shapes)
     return fixed.model, [*notes, fixed.note]
+
+
+def refuse_nan(model: Model) -> None:
+    """A lone NaN may be a fill value; among weights it is what a diverged training or a damaged file leaves.
+
+    Raises:
+        NotAModel: naming the weights.
+    """
+    for tensor, array in _floats(model):
+        if tensor.size > 1 and np.isnan(array.min()):  # which takes no memory
+            count = int(np.isnan(array).sum())
+            raise NotAModel(
+                f"the weights {tensor.name!r} hold NaN in {count:,} of {tensor.size:,} places",
+                "did the training diverge? export a checkpoint from before",
+            )
+
+
+def _floats(model: Model) -> Iterator[tuple[ir.TensorProtocol, np.ndarray]]:
+    for tensor in model.tensors():
+        if tensor.dtype in (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE) and tensor.size:
+            yield tensor, tensor.numpy()
+
+
+def refuse_undefined(model: Model, answers: Iterable[Feed]) -> None:
+    """
+    Raises:
+        SamplesError: the model itself answers NaN or infinity, which nothing can be compared with.
+    """
+    for feed in answers:
+        for name, array in feed.items():
+            if isinstance(array, np.ndarray) and array.dtype.kind == "f" and not np.isfinite(array).all():
+                held = [
+                    tensor.name for tensor, weights in _floats(model) if np.isinf([weights.min(), weights.max()]).any()
+                ]
+                why = f"; its weights {held[0]!r} hold infinity" if held else ""
+                raise SamplesError(
+                    f"the original itself answers NaN or infinity in {name!r}{why}",
+                    "look at the samples and their preprocessing; the model may overflow on them",
+                )
 
 
 def cleaned(model: Model, session: Session, feeds: Sequence[Feed]) -> tuple[Model, list[str]]:

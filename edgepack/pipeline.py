@@ -15,7 +15,7 @@ from edgepack import samples as sample_files
 from edgepack.annotations import attach
 from edgepack.audit import audit, refuse_overlap
 from edgepack.candidate import SLOWER, Candidate, Ingredients, Progress, empty, make, make_tidy, speed_words
-from edgepack.cleaning import cleaned, shaped
+from edgepack.cleaning import cleaned, refuse_undefined, shaped
 from edgepack.errors import DataNeeded, LabelsError, UnsupportedOperator, UsageError
 from edgepack.judge import judge_for, metric_for
 from edgepack.labels import read_classes
@@ -170,6 +170,7 @@ def build(
 
     progress("cleaning up", 0, 0)
     session = Session(original)
+    refuse_undefined(original, (session.run(feed) for feed in feeds))
     answers = session.run(feeds[0])
     judge = judge_for(session, judged, asked, answers, keep=decision.on_trial)
     if max_drop is not None and judge is not None:
