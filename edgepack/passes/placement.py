@@ -63,6 +63,8 @@ def place(model: Model, scheme: Scheme, keep_float: frozenset[str] = frozenset()
             data = data_inputs(node)
             if node.op_type in scheme.saturating and line(node) is None:
                 continue
+            if not all(is_finite(array) for array in map(constant, node.inputs) if array is not None):
+                continue
             if node.op_type in scheme.before_conv and _ends_a_swish(node, scheme):  # rule 6
                 continue
             if data and all(id(value) in able and value.dtype in (ir.DataType.FLOAT, None) for value in data):
@@ -123,17 +125,27 @@ def why_not(node: ir.Node) -> str:
         return "both factors are activations" if node.op_type in ("MatMul", "Gemm") else "its weights are computed"
     if array.dtype != "float32" or data.dtype not in (ir.DataType.FLOAT, None):
         return "it is not float32"
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    numbers = constant(bias)
+    if not all(is_finite(held) for held in (array, numbers) if held is not None):
+        return "its weights or bias are infinite"
     if node.op_type == "MatMul":
         return "" if array.ndim >= 2 else "its weights are a vector"
-    bias = node.inputs[2] if len(node.inputs) > 2 else None
-    if bias is not None and constant(bias) is None:
+    if bias is not None and numbers is None:
         return "its bias is computed"
     if node.op_type == "Gemm":
+        if numbers is not None and numbers.ndim == 2 and numbers.shape[0] != 1:
+            return "its bias differs by row"
         if node.attributes.get_float("alpha", 1.0) != 1.0 or node.attributes.get_float("beta", 1.0) != 1.0:
             return "alpha or beta is not 1"
         if node.attributes.get_int("transA", 0):
             return "its data is transposed"
     return ""
+
+
+def is_finite(array: np.ndarray) -> bool:
+    """Whether there is neither NaN nor infinity, found without an array of its size."""
+    return array.dtype.kind != "f" or not array.size or bool(np.isfinite(array.min()) and np.isfinite(array.max()))
 
 
 def tail(node: ir.Node, scheme: Scheme) -> ir.Value:
