@@ -22,6 +22,8 @@ from edgepack.target import Scheme
 
 # s_input·s_weight must stay a normal float32, and |bias| / (s_input·s_weight) within int32.
 SMALLEST_SCALE = 1e-30
+# A tensor that reaches no farther than 256 of these is zero.
+_SMALLEST_STEP = 1e-24
 _LARGEST_BIAS = 2.0**30
 
 
@@ -125,7 +127,7 @@ def activation_grid(low: float, high: float, scheme: Scheme) -> Grid:
     else:
         scale = (high - low) / (limits.max - limits.min)
         zero = 0
-    scale = scale if scale > 1e-12 else 1.0
+    scale = scale if scale > _SMALLEST_STEP else 1.0
     if not scheme.symmetric_activations:
         zero = int(np.clip(np.rint(limits.min - low / scale), limits.min, limits.max))
     return Grid(scale=np.array(scale, np.float32), zero_point=np.array(zero, dtype))
@@ -268,7 +270,7 @@ def _write_pair(graph: ir.Graph, name: str, grid: Grid) -> None:
     for node, index in uses:
         node.replace_input_with(index, output)
     for index, result in enumerate(graph.outputs):
-        if result is value:
+        if result is value and producer is not None:  # an input keeps its name
             value.name, output.name = f"{name}_float", name
             graph.outputs[index] = output
 

@@ -23,13 +23,15 @@ class Moments:
     """An observer of a weighted node's input.
 
     `second[b]` is the sum of p·pᵀ over patches p, of shape [G, K_b, K_b] for the columns of block b; `first` the sum
-    of p, [G, K]; `rows` how many patches.
+    of p, [G, K]; `rows` how many patches. All are of p / `unit`, 1 but for numbers whose
+    squares are too large for float32, or too small.
     """
 
     node: ir.Node
     samples: int
     rows: int = 0
     followed: bool = True
+    unit: float = 0.0
     first: np.ndarray = field(init=False)
     second: list[np.ndarray] = field(init=False)
     blocks: list[slice] = field(init=False)
@@ -62,6 +64,11 @@ class Moments:
             self.followed = False
             return
         self.rows += len(found)
+        if not self.unit:
+            largest = float(np.abs(found).max())
+            self.unit = largest if largest and not 1e-9 < largest < 1e9 else float(largest > 0)
+        if self.unit not in (0.0, 1.0):
+            found = found / np.float32(self.unit)
         self.first += found.sum(axis=0, dtype=np.float64)
         for block, total in zip(self.blocks, self.second, strict=True):
             part = found[:, :, block]
@@ -73,12 +80,12 @@ class Moments:
     @property
     def mean(self) -> np.ndarray:
         """The mean patch, [G, K]."""
-        return self.first / max(self.rows, 1)
+        return self.first * ((self.unit or 1.0) / max(self.rows, 1))
 
     def covariance(self, index: int, *, centered: bool) -> np.ndarray:
-        """Mean of p·pᵀ for a block, float64 [G, K_b, K_b]; of (p − mean)·(p − mean)ᵀ if `centered`."""
+        """Mean of p·pᵀ for a block over unit², float64 [G, K_b, K_b]; of (p − mean)·(p − mean)ᵀ if `centered`."""
         second: np.ndarray = self.second[index].astype(np.float64) / max(self.rows, 1)
         if not centered:
             return second
-        mean = self.mean[:, self.blocks[index]]
+        mean = self.first[:, self.blocks[index]] / max(self.rows, 1)
         return np.asarray(second - mean[:, :, None] * mean[:, None, :])
