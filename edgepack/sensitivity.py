@@ -127,7 +127,7 @@ class Switchboard:
         for node, index in uses:
             node.replace_input_with(index, chosen.outputs[0])
         for index, result in enumerate(graph.outputs):
-            if result is value:
+            if result is value and producer is not None:
                 value.name, chosen.outputs[0].name = f"{name}/float", name
                 graph.outputs[index] = chosen.outputs[0]
 
