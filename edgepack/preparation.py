@@ -92,10 +92,10 @@ def prepare(
     placement = place(model, scheme)
     refuse_empty(placement)
     extents = [Extent(tensor=name) for name in placement.tensors]
-    sharing: defaultdict[str, list[ir.Node]] = defaultdict(list)
+    sharing: defaultdict[tuple[object, ...], list[ir.Node]] = defaultdict(list)
     for node in placement.weighted:
         if _is_matrix(node):
-            sharing[str(node.inputs[1].name)].append(node)  # type: ignore[union-attr]
+            sharing[_use(node)].append(node)
     moments = [Moments(node=nodes[0], samples=samples.count) for nodes in sharing.values()] if steps.rounding else []
     layers: dict[str, Rounded] = {}
     seen: dict[str, Extent] = {}
@@ -106,7 +106,7 @@ def prepare(
         with threadpool_limits(1, "blas"), ThreadPoolExecutor(min(len(os.sched_getaffinity(0)), 4)) as pool:
             jobs = [pool.submit(_round, observer, seen, scheme) for observer in todo]
             for observer, job in zip(todo, jobs, strict=True):
-                for node in sharing[str(observer.node.inputs[1].name)]:  # type: ignore[union-attr]
+                for node in sharing[_use(observer.node)]:
                     layers[str(node.outputs[0].name)] = job.result()
         for observer in todo:
             observer.second.clear()
@@ -125,6 +125,12 @@ def _evened(model: Model, scheme: Scheme, samples: Samples, steps: Steps, memory
     if steps.swish:
         results.append(equalize_swish(results[-1].model, scheme, samples, memory))
     return results[-1].model, [result.note for result in results if result.note]
+
+
+def _use(node: ir.Node) -> tuple[object, ...]:
+    """A weight, and how the node multiplies with it: nodes alike in both share its integers."""
+    weight, group = node.inputs[1], node.attributes.get_int("group", 1)
+    return weight.name, node.op_type, group, channel_axis(node, constant(weight))  # type: ignore[union-attr, arg-type]
 
 
 def _is_matrix(node: ir.Node) -> bool:
