@@ -48,6 +48,8 @@ def stream(
 ) -> Iterator[list[AnyObserver]]:
     """Show every tensor that is observed to its observers, sample by sample, in as few runs as `memory` allows.
 
+    Empty arrays are not shown.
+
     Yields:
         Observers that have seen all samples, slice by slice; what they keep may be dropped then.
 
@@ -71,6 +73,8 @@ def stream(
         for feed in samples.batches(batch):
             shown = {**feed, **(session.run(feed, computed) if session is not None else {})}
             for observer in wanted:
+                if not shown[observer.tensor].size:
+                    continue
                 try:
                     observer.update(shown[observer.tensor])
                 except FloatingPointError:
