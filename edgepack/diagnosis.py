@@ -115,7 +115,7 @@ def diagnose(
         progress=lambda done, total: progress("rounding layer by layer", done, total),
     )
     shares = layer_shares(ready.model, {key: array.shape for key, array in feeds[0].items()})
-    placement = place(ready.model, scheme)
+    placement = place(ready.model, scheme, ready.unseen)
     noise = {injection.layer: 10 ** (-injection.both_db / 10) for injection in found}
     total = sum(noise.values()) or 1.0
     nodes = {str(node.outputs[0].name): node for node in placement.weighted}

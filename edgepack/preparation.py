@@ -16,12 +16,13 @@ import numpy as np
 import onnx_ir as ir
 from threadpoolctl import threadpool_limits
 
+from edgepack.errors import SamplesError
 from edgepack.layer import bias_of, channel_axis, from_matrix, to_matrix
 from edgepack.model import Model, constant
 from edgepack.passes.equalize import equalize
 from edgepack.passes.equalize_swish import equalize_swish
 from edgepack.passes.pad_channels import pad_channels
-from edgepack.passes.placement import place
+from edgepack.passes.placement import place, tail
 from edgepack.passes.quantize import SMALLEST_SCALE, Rounded, activation_grid, bias_floor, refuse_empty
 from edgepack.passes.round_weights import round_matrix
 from edgepack.passes.scale_groups import LAYERS, NORMS
@@ -59,6 +60,7 @@ class Prepared:
     """`extents` and `ranges` by tensor, `layers` by the name of a weighted node's output, all of `model`.
 
     `model` is the float model that was observed, and is to be quantized; `notes` say what was done to it.
+    `unseen` are the layers that no sample reached, which are to stay float.
     """
 
     model: Model
@@ -67,6 +69,7 @@ class Prepared:
     layers: dict[str, Rounded] = field(default_factory=dict)
     samples: int
     notes: tuple[str, ...] = ()
+    unseen: frozenset[str] = frozenset()
 
 
 def prepare(
@@ -86,7 +89,7 @@ def prepare(
 
     Raises:
         UnsupportedOperator: nothing in the model can be quantized; it says why.
-        SamplesError: a tensor becomes NaN or infinite.
+        SamplesError: a tensor becomes NaN or infinite, or is empty on every sample.
     """
     model, notes = _evened(model, scheme, samples, steps, memory)
     placement = place(model, scheme)
@@ -112,8 +115,17 @@ def prepare(
             observer.second.clear()
     if not steps.bias:
         layers = {name: replace(rounded, shift=None) for name, rounded in layers.items()}
-    ranges = choose_ranges(seen, placement.tensors, steps.ranges, placement.limits)
-    return Prepared(model=model, extents=seen, ranges=ranges, layers=layers, samples=samples.count, notes=tuple(notes))
+    unseen = _unseen(model, scheme, {name for name, extent in seen.items() if extent.low > extent.high}, samples)
+    placement = place(model, scheme, unseen)
+    return Prepared(
+        model=model,
+        extents=seen,
+        ranges=choose_ranges(seen, placement.tensors, steps.ranges, placement.limits),
+        layers=layers,
+        samples=samples.count,
+        notes=tuple(notes),
+        unseen=unseen,
+    )
 
 
 def _evened(model: Model, scheme: Scheme, samples: Samples, steps: Steps, memory: int) -> tuple[Model, list[str]]:
@@ -125,6 +137,25 @@ def _evened(model: Model, scheme: Scheme, samples: Samples, steps: Steps, memory
     if steps.swish:
         results.append(equalize_swish(results[-1].model, scheme, samples, memory))
     return results[-1].model, [result.note for result in results if result.note]
+
+
+def _unseen(model: Model, scheme: Scheme, empty: set[str], samples: Samples) -> frozenset[str]:
+    """The layers that read or write what was empty on every sample, and so has no range."""
+    if not empty:
+        return frozenset()
+    weighted = place(model, scheme).weighted
+    unseen = frozenset(
+        str(node.outputs[0].name)
+        for node in weighted
+        if {node.inputs[0].name, tail(node, scheme).name} & empty  # type: ignore[union-attr]
+    )
+    left = empty & place(model, scheme, unseen).tensors.keys()
+    if left or len(unseen) == len(weighted):
+        raise SamplesError(
+            f"tensor {min(left or empty)!r} is empty on every sample of {samples.source}",
+            "add samples that reach that part of the model, or build it with --precision fp32",
+        )
+    return unseen
 
 
 def _use(node: ir.Node) -> tuple[object, ...]:

@@ -41,7 +41,7 @@ class Switchboard:
 
     def __init__(self, model: Model, scheme: Scheme, prepared: Prepared) -> None:
         self.model = model.clone()
-        self.placement: Placement = place(self.model, scheme)
+        self.placement: Placement = place(self.model, scheme, prepared.unseen)
         self.grids = activation_grids(self.placement, prepared.ranges, scheme)
         self.switches: list[str] = []
         self.scheme = scheme

@@ -77,7 +77,7 @@ def settle(
     feeds = list(held.batches(held.batch()))
     original = Session(ready.model)
     references = [original.run(feed) for feed in feeds]
-    placement = place(ready.model, scheme)
+    placement = place(ready.model, scheme, ready.unseen)
     forms: dict[str, Settled] = {}
     figures: dict[str, float] = {}
     for done, ranges in enumerate(RANGES):
@@ -86,7 +86,7 @@ def settle(
         for sequential in (True, False):
             name = f"ranges by {ranges}, biases corrected {'layer upon layer' if sequential else 'at once'}"
             form = Settled(name=name, ready=ranged, sequential=sequential, sqnr_db={})
-            model = quantize(ready.model, scheme, chosen, form.layers(scheme, samples)).model
+            model = quantize(ready.model, scheme, chosen, form.layers(scheme, samples, ready.unseen), ready.unseen).model
             forms[name], figures[name] = form, _sqnr(Session(model), feeds, references)
         if progress:
             progress(done + 1, len(RANGES))
