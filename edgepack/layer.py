@@ -104,7 +104,7 @@ def patches(node: ir.Node, data: np.ndarray, rows: int, random: np.random.Genera
             flat = flat[random.choice(len(flat), rows * len(data), replace=False)]
         return np.asarray(flat[:, None, :], np.float32)
     groups = node.attributes.get_int("group", 1)
-    window = _window(node, weight, data.shape[2:])
+    window = window_of(node, weight.shape[2:], data.shape[2:])
     if window is None:
         return None
     if node.op_type == "ConvTranspose":
@@ -134,15 +134,15 @@ def _strides(node: ir.Node, rank: int) -> tuple[int, ...]:
     return tuple(node.attributes.get_ints("strides", [1] * rank))
 
 
-def _window(node: ir.Node, weight: np.ndarray, sizes: tuple[int, ...]) -> Window | None:
-    rank = weight.ndim - 2
-    kernel = weight.shape[2:]
+def window_of(node: ir.Node, kernel: tuple[int, ...], sizes: tuple[int, ...]) -> Window | None:
+    """How a node with such a kernel walks over an input of these sizes; None where that is not followed here."""
+    rank = len(kernel)
     strides = _strides(node, rank)
     dilations = tuple(node.attributes.get_ints("dilations", [1] * rank))
     pads = list(node.attributes.get_ints("pads", [0] * (2 * rank)))
     auto = node.attributes.get_string("auto_pad", "NOTSET")
     extra = list(node.attributes.get_ints("output_padding", [0] * rank))
-    if auto in ("SAME_UPPER", "SAME_LOWER") and node.op_type == "Conv":
+    if auto in ("SAME_UPPER", "SAME_LOWER") and node.op_type != "ConvTranspose":
         for axis in range(rank):
             span = (kernel[axis] - 1) * dilations[axis] + 1
             total = max(0, (-(-sizes[axis] // strides[axis]) - 1) * strides[axis] + span - sizes[axis])

@@ -7,17 +7,17 @@ behind every layer, and each piece runs once on what the pieces before it gave.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
-from onnx import helper
 
 from edgepack.layer import output_axis
 from edgepack.model import Model
 from edgepack.passes.placement import place
 from edgepack.passes.quantize import Rounded, quantize
+from edgepack.pieces import pieces
 from edgepack.reference import Session
 from edgepack.samples import Feed, Samples
 from edgepack.statistics.stream import MEMORY, stream
@@ -84,15 +84,17 @@ def correct_biases(
     feeds = list(few.batches(few.batch()))
     live: list[dict[str, np.ndarray]] = [dict(feed) for feed in feeds]
     result = dict(layers)
-    for done, piece in enumerate(_pieces(simulated, set(corrected), live[0])):
+    proto = simulated.proto()
+    ends = {index + 1: name for index, node in enumerate(proto.graph.node) if (name := _layer_of(node, corrected))}
+    for done, (piece, layer) in enumerate(zip(pieces(proto, ends, live[0]), ends.values(), strict=True)):
         session = Session(piece.model)
         for values in live:
             values.update(session.run({name: values[name] for name in piece.inputs}, piece.outputs))
-        axis = corrected[piece.layer]
-        drift = _drift(live, piece.value, axis, means[piece.layer])
-        _shift(live, piece.value, axis, drift)
-        known = result[piece.layer]
-        result[piece.layer] = replace(known, shift=drift if known.shift is None else known.shift + drift)
+        axis, value = corrected[layer], piece.last.output[0]
+        drift = _drift(live, value, axis, means[layer])
+        _shift(live, value, axis, drift)
+        known = result[layer]
+        result[layer] = replace(known, shift=drift if known.shift is None else known.shift + drift)
         for values in live:
             for name in values.keys() - piece.needed:
                 del values[name]
@@ -115,72 +117,9 @@ def _shift(live: Sequence[Feed], value: str, axis: int, drift: np.ndarray) -> No
         values[value] = array - drift.reshape(shape).astype(np.float32)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Piece:
-    """A stretch of a graph that ends with a layer; `needed` are the values that later pieces read."""
-
-    model: Model
-    inputs: list[str]
-    outputs: list[str]
-    needed: set[str]
-    layer: str
-    value: str
-
-
-def _pieces(model: Model, layers: set[str], values: Feed) -> Iterator[_Piece]:
-    """The graph cut behind every layer; `values` are to hold what a piece reads by the time it is asked for."""
-    proto = model.proto()
-    graph = proto.graph
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    reads = [set(_reads(node)) - constants.keys() for node in graph.node]
-    last = {name: index for index, names in enumerate(reads) for name in names}
-    start = 0
-    for end, ending in enumerate(graph.node):
-        layer = _layer_of(ending, layers)
-        if layer is None:
-            continue
-        stretch = graph.node[start : end + 1]
-        made = {name for node in stretch for name in node.output if name}
-        inputs = sorted({name for names in reads[start : end + 1] for name in names} - made)
-        value = stretch[-1].output[0]
-        outputs = sorted(name for name in made if last.get(name, -1) > end or name == value)
-        held = {name for node in stretch for name in _reads(node) if name in constants}
-        body = helper.make_graph(
-            stretch,
-            "piece",
-            [
-                helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(values[name].dtype), None)
-                for name in inputs
-            ],
-            [helper.make_empty_tensor_value_info(name) for name in outputs],
-            [constants[name] for name in sorted(held)],
-        )
-        part = onnx.ModelProto(ir_version=proto.ir_version, graph=body, opset_import=proto.opset_import)
-        part.functions.extend(proto.functions)
-        yield _Piece(
-            model=Model.from_proto(part),
-            inputs=inputs,
-            outputs=outputs,
-            needed={name for name, index in last.items() if index > end},
-            layer=layer,
-            value=value,
-        )
-        start = end + 1
-
-
-def _layer_of(node: onnx.NodeProto, layers: set[str]) -> str | None:
+def _layer_of(node: onnx.NodeProto, layers: Collection[str]) -> str | None:
     """Which layer the node is; where its output is the graph's, quantizing renamed it."""
     if node.op_type not in _CORRECTED:
         return None
     name = node.output[0]
     return name if name in layers else name.removesuffix("_float") if name.removesuffix("_float") in layers else None
-
-
-def _reads(node: onnx.NodeProto) -> Iterator[str]:
-    """What a node reads, through the graphs inside it too."""
-    yield from (name for name in node.input if name)
-    for attribute in node.attribute:
-        for graph in (attribute.g, *attribute.graphs):
-            made = {name for inner in graph.node for name in inner.output} | {t.name for t in graph.initializer}
-            made |= {info.name for info in graph.input}
-            yield from (name for inner in graph.node for name in _reads(inner) if name not in made)
