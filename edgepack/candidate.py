@@ -261,7 +261,8 @@ def _manifest(
             "glibc": plan.device.system.glibc if given.wheels else "",
             "int8_dot_product": precision in ("int8", "dynamic")
             and plan.device.arch == "x86_64"
-            and plan.scheme.weight_bits == 8,
+            and plan.scheme.weight_bits == 8
+            and not plan.scheme.unsigned_weights,
         },
         "model": {"file": file},
         "baseline": None if original is None else _baseline(original),

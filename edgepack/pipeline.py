@@ -14,8 +14,9 @@ from edgepack import preprocess as preprocessing
 from edgepack import samples as sample_files
 from edgepack.annotations import attach
 from edgepack.audit import audit, refuse_overlap
-from edgepack.candidate import SLOWER, Candidate, Ingredients, Progress, empty, make, make_tidy, speed_words
+from edgepack.candidate import SLOWER, Candidate, Ingredients, Progress, empty, make, make_tidy, settled, speed_words
 from edgepack.cleaning import cleaned, refuse_undefined, shaped
+from edgepack.eight_bits import eight_bits
 from edgepack.errors import DataNeeded, LabelsError, UnsupportedOperator, UsageError
 from edgepack.judge import judge_for, metric_for
 from edgepack.labels import read_classes
@@ -210,6 +211,7 @@ def build(
             with resumable(journal):
                 chosen, promise = keep_promise(given, promised, untidy, folder, journal, seconds, progress)
             reason, tried = promise["reason"], []
+        emulated = _with_eight_bits(given, chosen, progress)
         sizes = {
             "original": bundle.folder_bytes(folder / bundle.BASELINE),
             "model": bundle.folder_bytes(folder / "model"),
@@ -228,7 +230,7 @@ def build(
         quality=chosen.quality,
         latency=chosen.latency,
         check=chosen.check,
-        notes=[note for note in (*notes, *tidied, *tried, *chosen.notes) if note],
+        notes=[note for note in (*notes, *tidied, *tried, *chosen.notes, emulated) if note],
         warnings=warnings + _doubts(given, chosen) + ([] if promise is None else promise["warnings"]),
         promise=promise,
     )
@@ -326,6 +328,16 @@ def try_int8(decision: Plan, candidate: Candidate) -> tuple[str, bool]:
     if decision.device.int8_gain == "expected":
         return decision.reason, True
     return f"{decision.reason}, and that cannot be measured here; --precision int8 builds it all the same", False
+
+
+def _with_eight_bits(given: Ingredients, chosen: Candidate, progress: Progress) -> str:
+    """Why the weights have 7 bits, where they do and that can be emulated."""
+    scheme = given.plan.scheme
+    if chosen.precision != "int8" or scheme.weight_bits == 8 or not scheme.unsigned_weights:
+        return ""
+    progress("emulating a CPU that saturates", 0, 0)
+    found = eight_bits(settled(given, progress).ready, scheme, given.golden, given.session)
+    return "" if found is None else str(found)
 
 
 def _doubts(given: Ingredients, chosen: Candidate) -> list[str]:

@@ -7,6 +7,9 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import onnx
+
+from edgepack.device import detect
 from edgepack.errors import CleanupError, SamplesError, UnsupportedOperator, needs
 from edgepack.model import LARGEST_MESSAGE, Model
 from edgepack.samples import Feed
@@ -28,6 +31,8 @@ class Session:
         onnxruntime.set_default_logger_severity(4)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
+        if detect().saturates:
+            options.add_session_config_entry("session.x64quantprecision", "1")  # as the runner does
         with tempfile.TemporaryDirectory() as scratch:
             if model.weight_bytes < LARGEST_MESSAGE:
                 source: str | bytes = model.proto().SerializeToString()
@@ -67,6 +72,36 @@ class Session:
             raise SamplesError(
                 f"the model cannot run on {shapes}: {_reason(error)}", "`edgepack inspect` shows what it takes"
             ) from error
+
+
+def fused(model: Model) -> onnx.ModelProto:
+    """The graph as ONNX Runtime runs it, Q/DQ fused into integer operators; each node named as its first output was.
+
+    Raises:
+        CleanupError: ONNX Runtime refuses the model.
+    """
+    onnxruntime = needs("onnxruntime")
+    onnxruntime.set_default_logger_severity(4)
+    proto = model.proto()
+    for node in proto.graph.node:
+        node.name = node.output[0]
+    options = onnxruntime.SessionOptions()
+    # What comes beyond are layouts of this machine's own.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    with tempfile.TemporaryDirectory() as scratch:
+        options.optimized_model_filepath = str(Path(scratch) / "fused.onnx")
+        try:
+            onnxruntime.InferenceSession(
+                proto.SerializeToString(),
+                options,
+                providers=["CPUExecutionProvider"],
+                disabled_optimizers=["WeightBiasQuantization"],
+            )
+        except Exception as error:  # its exceptions share no public base class
+            raise CleanupError(
+                f"ONNX Runtime refuses the model: {_reason(error)}", "does it run before edgepack? export it again"
+            ) from error
+        return onnx.load(options.optimized_model_filepath)
 
 
 def _reason(error: Exception) -> str:

@@ -86,7 +86,9 @@ def settle(
         for sequential in (True, False):
             name = f"ranges by {ranges}, biases corrected {'layer upon layer' if sequential else 'at once'}"
             form = Settled(name=name, ready=ranged, sequential=sequential, sqnr_db={})
-            model = quantize(ready.model, scheme, chosen, form.layers(scheme, samples, ready.unseen), ready.unseen).model
+            model = quantize(
+                ready.model, scheme, chosen, form.layers(scheme, samples, ready.unseen), ready.unseen
+            ).model
             forms[name], figures[name] = form, _sqnr(Session(model), feeds, references)
         if progress:
             progress(done + 1, len(RANGES))

@@ -33,7 +33,9 @@ class Scheme:
     scale s_input·s_weight, 0 for float ones. The `saturating` ones among HardSwish and HardSigmoid are written as
     integer additions and products (passes/saturate.py); right behind such a HardSwish, the `before_conv` operators
     run in int8 only where a convolution follows. Depthwise convolutions are widened to a multiple of
-    `channel_multiple`. `bit_exact` promises equal int8 results on every CPU of a kind.
+    `channel_multiple`. `bit_exact` promises equal int8 results on every CPU of a kind. `unsigned_weights` says that
+    the runner has CPUs that add u8×s8 products with saturation multiply weights beyond 7 bits unsigned, which is
+    slower but exact; without it such weights answer wrongly there.
 
     `dynamic` operators are computed in int8 with activations quantized at run time. A runtime that `keeps_compressed`
     weights, instead of folding what restores them, does that by itself, as ACTIVATION_GROUP in the model's metadata
@@ -53,6 +55,7 @@ class Scheme:
     channel_multiple: int = 1
     fuses_chains: bool = False
     bit_exact: bool = False
+    unsigned_weights: bool = False
     weight_bits: int = 8
     dynamic: frozenset[str] = frozenset()
     keeps_compressed: bool = False

@@ -24,10 +24,17 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from edgepack import _root
 from edgepack.errors import HostError, HostLost, UsageError
 from edgepack.hosts import Completed, board_root, connect, emulated
 from edgepack.hosts.emulated import ARCHES, CPUS, Emulated, parse
+from edgepack.model import Model
+from edgepack.plan import plan
+from edgepack.reference import Session
+from edgepack.remote_bundle import detect
+from edgepack.saturation import answers
 from tests import models
+from tests.test_saturation import every_layer, loud
 
 Board = Callable[..., Emulated]
 
@@ -530,10 +537,22 @@ numpy.save("y", session.run(None, feed)[0])
 """
 
 
-def answer(there: Emulated, proto: onnx.ModelProto, feed: dict[str, np.ndarray]) -> np.ndarray:
-    """What onnxruntime on that board answers."""
+BUNDLED = """
+import os
+import numpy, runner
+feed = {file[:-4]: numpy.load(file) for file in os.listdir() if file.endswith(".npy")}
+numpy.save("y", runner.load("model.onnx", 1)(feed)["y"])
+"""
+
+
+def answer(
+    there: Emulated, proto: onnx.ModelProto, feed: dict[str, np.ndarray], *, bundled: bool = False
+) -> np.ndarray:
+    """What onnxruntime on that board answers, by itself or with the runner of a bundle."""
     said(there.run("rm -rf work && mkdir work"))
     contents = {"model.onnx": proto.SerializeToString()}
+    if bundled:
+        contents["runner.py"] = (_root.TARGETS / "onnxruntime" / "runner.py").read_bytes()
     for name, array in feed.items():
         buffer = io.BytesIO()
         np.save(buffer, array)
@@ -543,7 +562,8 @@ def answer(there: Emulated, proto: onnx.ModelProto, feed: dict[str, np.ndarray])
             file.write(data)
             file.seek(0)
             said(there.run('cat > "work/$1"', [name], stdin=file))
-    said(there.run('cd work && PYTHONPATH=../lib python3 -c "$1"', [RUN], timeout=300))
+    script = BUNDLED if bundled else RUN
+    said(there.run('cd work && PYTHONPATH=../lib:. python3 -c "$1"', [script], timeout=300))
     result: np.ndarray = np.load(io.BytesIO(there.run("cat work/y.npy").stdout))
     return result
 
@@ -591,3 +611,60 @@ def test_u8s8_saturates_on_the_old_intel_only(runtime: Board, where: str, total:
     )
     result = answer(runtime(where), proto, {"a": np.full((1, 64), 255, np.uint8)})
     assert (result == total).all(), result
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_emulation_answers_as_the_old_intel(runtime: Board, count: int) -> None:
+    model, feed = loud(every_layer()), {"x": models.images(count, size=8, seed=3)}
+    there = answer(runtime("qemu:haswell"), model.proto(), feed)
+    np.testing.assert_array_equal(answers(model, feed)["y"], there)
+    assert not np.array_equal(Session(model).run(feed)["y"], there)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rows", [1, 2, 5])
+@pytest.mark.parametrize("zero", [0, 77])
+def test_the_emulation_adds_as_the_old_intel(runtime: Board, rows: int, zero: int) -> None:
+    """One row, an odd length and a zero point each have kernels of their own."""
+    random = np.random.default_rng(rows + zero)
+    weight = random.integers(-128, 128, (403, 21)).astype(np.int8)
+    proto = models.model(
+        [helper.make_node("MatMulInteger", ["a", "b", "z"], ["y"])],
+        {"a": [rows, 403]},
+        {"y": [rows, 21]},
+        {"b": weight, "z": np.array(zero, np.uint8)},
+        types={"a": TensorProto.UINT8, "y": TensorProto.INT32},
+    )
+    feed = {"a": random.integers(0, 256, (rows, 403)).astype(np.uint8)}
+    there = answer(runtime("qemu:haswell"), proto, feed)
+    np.testing.assert_array_equal(answers(Model.from_proto(proto), feed)["y"], there)
+    assert not np.array_equal((feed["a"].astype(np.int64) - zero) @ weight.astype(np.int64), there)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bits", [7, 8])
+def test_bundles_answer_exactly_on_the_old_intel(runtime: Board, bits: int) -> None:
+    """Seven bits never saturate; eight do not because the runner has them multiplied unsigned."""
+    model, feed = loud(every_layer(), bits=bits), {"x": models.images(2, size=8, seed=4)}
+    here = Session(model).run(feed)["y"]
+    np.testing.assert_array_equal(answer(runtime("qemu:haswell"), model.proto(), feed, bundled=True), here)
+    if bits == 7:
+        np.testing.assert_array_equal(answer(runtime("qemu:haswell"), model.proto(), feed), here)
+
+
+@pytest.mark.slow
+def test_an_old_intel_is_a_device_of_seven_bits(board: Board) -> None:
+    """By what it says of itself over a connection, and as the build machine."""
+    found = detect("qemu:haswell", "old")
+    decided = plan(found, target="onnxruntime", precision="int8", has_data=True, is_quantized=False, threads=1)
+    assert found.saturates and decided.scheme.weight_bits == 7
+    there = board("qemu:haswell")
+    with tempfile.TemporaryFile() as file:
+        with tarfile.open(fileobj=file, mode="w") as archive:
+            for name in ("__init__", "_root", "_version", "device", "errors"):
+                archive.add(Path(_root.__file__).with_name(f"{name}.py"), f"edgepack/{name}.py")
+        file.seek(0)
+        said(there.run("rm -rf host && mkdir host && tar -xf - -C host", stdin=file))
+    code = "from edgepack.device import detect; found = detect(); print(found.board, found.saturates)"
+    assert said(there.run('cd host && python3 -c "$1"', [code], timeout=60)) == "host True"

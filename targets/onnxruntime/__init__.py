@@ -30,6 +30,7 @@ SCHEME = Scheme(
     before_conv=frozenset({"MaxPool"}),
     channel_multiple=16,  # AVX2 and AVX-512 kernels; the ARM ones take 8
     bit_exact=True,
+    unsigned_weights=True,
     dynamic=frozenset({"Gemm", "MatMul", "LSTM"}),
 )  # fmt: skip
 PRECISIONS = ("fp32", "fp16", "int8", "dynamic", "w8", "w4")
