@@ -95,7 +95,12 @@ def fused(model: Model) -> onnx.ModelProto:
                 proto.SerializeToString(),
                 options,
                 providers=["CPUExecutionProvider"],
-                disabled_optimizers=["WeightBiasQuantization"],
+                # The latter two would hide an integer product behind quantization at run time.
+                disabled_optimizers=[
+                    "WeightBiasQuantization",
+                    "DynamicQuantizeMatMulFusion",
+                    "MatMulIntegerToFloatFusion",
+                ],
             )
         except Exception as error:  # its exceptions share no public base class
             raise CleanupError(

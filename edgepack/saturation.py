@@ -4,7 +4,8 @@ There VPMADDUBSW multiplies unsigned activations by signed weights and adds each
 with saturation. Neighbours are two entries of a layer's reduction, in the order in which the kernels walk: channels
 within a kernel's place for convolutions, rows for matrices; the zero point is taken out afterwards, so the raw integers
 meet (MLAS: QgemmU8X8KernelAvx2, ConvSymKernelAvx2, QgemvU8S8KernelAvx2). Depthwise convolutions and unsigned weights
-have kernels that add in 32 bits. Here the integer layers are computed in numpy, all else by ONNX Runtime.
+have kernels that add in 32 bits. Here the integer layers are computed in numpy, all else by ONNX Runtime, which leaves
+out what DynamicQuantizeLSTM loses.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ _OPERANDS = {
 
 
 def answers(model: Model, feed: Feed) -> Feed:
-    """The outputs that a saturating CPU would give for a Q/DQ model of uint8 activations and int8 weights."""
+    """The outputs that a saturating CPU would give for an int8 model, static (Q/DQ, uint8 activations) or dynamic."""
     return SaturatingSession(model).run(feed)
 
 
@@ -123,7 +124,7 @@ class SaturatingSession:
         for piece, end in zip(pieces(self._proto, ends, values), ends, strict=True):
             layer = self._layers.get(start)
             if layer is not None and layer.can_saturate:
-                output, saturated = layer.run(values[layer.data])
+                output, saturated = layer.run(values)
                 values[piece.last.output[0]] = output
                 self._saturated[start] += saturated
                 self._sums[start] += output.size * -(-layer.weight.shape[2] // 2)
@@ -140,12 +141,15 @@ class SaturatingSession:
 
 @dataclass(frozen=True, kw_only=True)
 class _Layer:
-    """An integer layer. `weight` is int8 [G, O, K] in the kernels' order; `walk` holds a convolution's attributes."""
+    """An integer layer. `weight` is int8 [G, O, K] in the kernels' order; `walk` holds a convolution's attributes.
+
+    `data` is the name of what it reads, `data_zero` that's zero point, or its name where it is computed.
+    """
 
     name: str
     data: str
     weight: np.ndarray
-    data_zero: int
+    data_zero: int | str
     weight_zero: np.ndarray
     scale: np.ndarray | None
     bias: np.ndarray | None
@@ -157,34 +161,36 @@ class _Layer:
     def can_saturate(self) -> bool:
         return bool(overflowing(self.weight).any())
 
-    def run(self, data: np.ndarray) -> tuple[np.ndarray, int]:
+    def run(self, values: Feed) -> tuple[np.ndarray, int]:
         """The layer's output, and how many sums of two saturate."""
-        rows, shape = self.rows(data)
-        parts = [self.sums(rows[start : start + _CHUNK]) for start in range(0, len(rows), _CHUNK)]
+        known = self.data_zero
+        zero = known if isinstance(known, int) else int(values[known].reshape(-1)[0])
+        rows, shape = self.rows(values[self.data], zero)
+        parts = [self.sums(rows[start : start + _CHUNK], zero) for start in range(0, len(rows), _CHUNK)]
         output = self.finished(np.concatenate([total for total, _ in parts])).reshape(*shape, -1)
         if self.kernel:
             output = np.ascontiguousarray(np.moveaxis(output, -1, 1))
         return output, sum(saturated for _, saturated in parts)
 
-    def sums(self, rows: np.ndarray) -> tuple[np.ndarray, int]:
+    def sums(self, rows: np.ndarray, data_zero: int) -> tuple[np.ndarray, int]:
         """uint8 [M, G, K] -> int64 [M, G·O] without zero points, and how many sums of two saturate."""
         totals, saturated = [], 0
         zero = self.weight_zero.reshape(len(self.weight), -1) if self.weight_zero.size > 1 else self.weight_zero[None]
         for group, weight in enumerate(self.weight):
             total, count = saturated_sums(rows[:, group], weight)
-            total -= self.data_zero * weight.sum(axis=1, dtype=np.int64)
-            total -= zero[group % len(zero)] * (rows[:, group] - np.int64(self.data_zero)).sum(axis=1, keepdims=True)
+            total -= data_zero * weight.sum(axis=1, dtype=np.int64)
+            total -= zero[group % len(zero)] * (rows[:, group] - np.int64(data_zero)).sum(axis=1, keepdims=True)
             totals.append(total)
             saturated += count
         return np.concatenate(totals, axis=1), saturated
 
-    def rows(self, data: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
+    def rows(self, data: np.ndarray, fill: int) -> tuple[np.ndarray, tuple[int, ...]]:
         """What the weights are multiplied with, [M, G, K], and the shape of M."""
         if not self.kernel:
             return data.reshape(-1, 1, data.shape[-1]), data.shape[:-1]
         window = window_of(self.walk, self.kernel, data.shape[2:])
         assert window is not None
-        view = _windows(data, window, self.data_zero)  # [N, C, places…, taps…]
+        view = _windows(data, window, fill)  # [N, C, places…, taps…]
         rank = len(self.kernel)
         places = view.shape[2 : 2 + rank]
         groups = len(self.weight)
@@ -220,7 +226,8 @@ def _layer(node: ir.Node) -> _Layer | None:
         return None
     values = [node.inputs[place] if 0 <= place < len(node.inputs) else None for place in _OPERANDS[node.op_type]]
     held = [constant(value) for value in values]
-    if any(value is not None and array is None for value, array in zip(values[1:], held[1:], strict=True)):
+    unknown = [place for place, value in enumerate(values) if value is not None and held[place] is None]
+    if not {0} <= set(unknown) <= {0, 2} or (2 in unknown and node.op_type != "MatMulInteger"):
         return None
     _, weight, data_zero, weight_zero, data_scale, weight_scale, bias, scale, zero = held
     if weight is None or weight.dtype != np.int8 or (data_zero is not None and data_zero.dtype != np.uint8):
@@ -236,7 +243,7 @@ def _layer(node: ir.Node) -> _Layer | None:
         name=str(node.name),
         data=str(values[0].name),  # type: ignore[union-attr]
         weight=np.ascontiguousarray(matrix),
-        data_zero=0 if data_zero is None else int(data_zero.reshape(-1)[0]),
+        data_zero=_number_or_name(values[2], data_zero),
         weight_zero=np.zeros(1, np.int64) if weight_zero is None else weight_zero.reshape(-1).astype(np.int64),
         scale=factor,
         bias=bias,
@@ -244,6 +251,12 @@ def _layer(node: ir.Node) -> _Layer | None:
         kernel=weight.shape[2:] if node.op_type == "QLinearConv" else (),
         walk=node,
     )
+
+
+def _number_or_name(value: ir.Value | None, array: np.ndarray | None) -> int | str:
+    if value is None:
+        return 0
+    return str(value.name) if array is None else int(array.reshape(-1)[0])
 
 
 def _matrix(node: ir.Node, weight: np.ndarray) -> np.ndarray | None:

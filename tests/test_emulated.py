@@ -24,11 +24,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from edgepack import _root
+from edgepack import _root, target
 from edgepack.errors import HostError, HostLost, UsageError
 from edgepack.hosts import Completed, board_root, connect, emulated
 from edgepack.hosts.emulated import ARCHES, CPUS, Emulated, parse
 from edgepack.model import Model
+from edgepack.passes.dynamic import dynamic
 from edgepack.plan import plan
 from edgepack.reference import Session
 from edgepack.remote_bundle import detect
@@ -668,3 +669,14 @@ def test_an_old_intel_is_a_device_of_seven_bits(board: Board) -> None:
         said(there.run("rm -rf host && mkdir host && tar -xf - -C host", stdin=file))
     code = "from edgepack.device import detect; found = detect(); print(found.board, found.saturates)"
     assert said(there.run('cd host && python3 -c "$1"', [code], timeout=60)) == "host True"
+
+
+@pytest.mark.slow
+def test_the_emulation_answers_as_the_old_intel_in_dynamic_models(runtime: Board) -> None:
+    model = dynamic(models.in_edgepack(models.mlp(features=64)), target.load("onnxruntime").SCHEME).model
+    feed = {"x": np.abs(models.random((3, 64), 5)) + 3}
+    there = answer(runtime("qemu:haswell"), model.proto(), feed)
+    np.testing.assert_allclose(answers(model, feed)["y"], there, rtol=1e-5, atol=1e-5)
+    assert not np.allclose(Session(model).run(feed)["y"], there, rtol=1e-3)
+    bundled = answer(runtime("qemu:haswell"), model.proto(), feed, bundled=True)
+    np.testing.assert_allclose(bundled, Session(model).run(feed)["y"], rtol=1e-5, atol=1e-5)

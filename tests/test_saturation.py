@@ -19,6 +19,7 @@ from onnx import TensorProto, helper
 from edgepack import pipeline, target
 from edgepack.eight_bits import eight_bits
 from edgepack.model import Model
+from edgepack.passes.dynamic import dynamic
 from edgepack.passes.placement import place
 from edgepack.passes.quantize import quantize
 from edgepack.preparation import prepare
@@ -206,3 +207,14 @@ def test_a_build_for_an_old_intel_says_why_it_takes_seven_bits(convnet_files: Pa
     assert any("7-bit weights" in note for note in old.notes)
     assert any("8-bit weights, rounded to nearest, would saturate" in note for note in old.notes)
     assert not any("saturate" in note for note in new.notes)
+
+
+def test_a_dynamic_model_saturates_too() -> None:
+    model = dynamic(models.in_edgepack(models.mlp(features=64)), ORT).model
+    feed = {"x": np.abs(models.random((3, 64), 5)) + 3}
+    shares = saturated_share(model, [feed])
+    assert shares and max(shares.values()) > 0
+    exact, saturated = Session(model).run(feed)["y"], answers(model, feed)["y"]
+    assert not np.allclose(saturated, exact, rtol=1e-3)
+    narrow = dynamic(models.in_edgepack(models.mlp(features=64)), replace(ORT, weight_bits=7)).model
+    np.testing.assert_allclose(answers(narrow, feed)["y"], Session(narrow).run(feed)["y"], rtol=1e-5, atol=1e-5)
