@@ -10,15 +10,15 @@ scales between the two is tried, with the noise of both computed from observed r
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from edgepack.layer import to_matrix
-from edgepack.model import Model, constant
+from edgepack.model import Model
 from edgepack.passes import PassResult
+from edgepack.passes.equalization_noise import Noise, Reader, Tensor
 from edgepack.passes.placement import place
 from edgepack.passes.rescale import rescale
 from edgepack.passes.scale_groups import LAYERS, Port, ScaleGroups, trace
@@ -28,13 +28,7 @@ from edgepack.statistics.stream import MEMORY, stream
 from edgepack.target import Scheme
 
 # Ranges of channels settle quickly.
-SAMPLES = 32
-# No channel is made more than so many times larger than the widest one was small: what calibration saw little of may
-# be wider elsewhere.
-_LARGEST_FACTOR = 64.0
-# Rounding that minds second moments leaves so much of the noise of nearest rounding (power).
-WEIGHT_NOISE = 0.3
-_POWERS = (0.25, 0.5, 0.75, 1.0)
+SAMPLES = 64
 # A gain below this is not worth touching the graph for.
 _SMALLEST_GAIN = 0.25
 
@@ -70,8 +64,7 @@ def equalize(
     before = after = 0.0
     changed = 0
     for problem in problems:
-        noise = Noise.of(problem, observers, groups)
-        chosen, plain, best = noise.choose()
+        chosen, plain, best = _noise(problem, observers, groups).choose()
         before, after = before + plain, after + best
         if best < (1 - _SMALLEST_GAIN) * plain:
             logs[problem.classes] = chosen
@@ -129,102 +122,20 @@ def _sources(reader: ir.Node, tensors: set[str], groups: ScaleGroups) -> tuple[s
     return tuple(name for name in seen if name in tensors)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Weights:
-    """What a reader's int8 noise depends on: `largest` [G, O, C] and `energy` [G, C] of its weights, over its taps,
-    and the `power` [G, C] of its input; `classes` are [G, C] too, as places in the problem's vector (−1: fixed)."""
-
-    largest: np.ndarray
-    energy: np.ndarray
-    power: np.ndarray
-    taps: int
-    places: np.ndarray
-    signal: float
-
-
-@dataclass(kw_only=True)
-class Noise:
-    """The rounding noise that a problem's layers answer with, relative to their signals, by the scales' logarithms."""
-
-    count: int
-    low: list[np.ndarray] = field(default_factory=list)
-    high: list[np.ndarray] = field(default_factory=list)
-    places: list[np.ndarray] = field(default_factory=list)
-    readers: list[tuple[Weights, list[int]]] = field(default_factory=list)
-    weight_noise: float = WEIGHT_NOISE
-
-    @classmethod
-    def of(cls, problem: Problem, observers: Mapping[str, ChannelExtent], groups: ScaleGroups) -> Noise:
-        position = np.full(groups.free.size, -1)
-        position[problem.classes] = np.arange(problem.classes.size)
-        noise = cls(count=problem.classes.size, weight_noise=WEIGHT_NOISE)
-        for name in problem.tensors:
-            noise.low.append(np.minimum(observers[name].low, 0.0))
-            noise.high.append(np.maximum(observers[name].high, 0.0))
-            noise.places.append(position[groups.values[name].classes])
-        order = {name: index for index, name in enumerate(problem.tensors)}
-        for reader, names in zip(problem.readers, problem.sources, strict=True):
-            data = reader.node.inputs[0]
-            assert data is not None
-            power = observers[str(data.name)].power
-            noise.readers.append((_weights(reader, power, position), [order[name] for name in names]))
-        return noise
-
-    def __call__(self, logs: np.ndarray) -> float:
-        scales = np.append(np.exp(logs), 1.0)  # the last stands for place −1
-        steps = [
-            (float((high / scales[at]).max()) - float((low / scales[at]).min())) / 255
-            for low, high, at in zip(self.low, self.high, self.places, strict=True)
-        ]
-        total = 0.0
-        for weights, tensors in self.readers:
-            s = scales[weights.places]
-            step = sum(steps[index] ** 2 for index in tensors)
-            # A channel below the step is lost, and no more than that.
-            lost = np.minimum(s**2 * step / 12, weights.power)
-            width = (weights.largest * s[:, None, :]).max(axis=2) / 127
-            rounding = (width**2).sum(axis=1) / 12 * weights.taps * (weights.power / s**2).sum(axis=1)
-            total += ((lost * weights.energy).sum() + self.weight_noise * rounding.sum()) / weights.signal
-        return float(total)
-
-    def choose(self) -> tuple[np.ndarray, float, float]:
-        """The best scales found (their logarithms), and the noise without and with them."""
-        reach, weight = np.zeros(self.count), np.zeros(self.count)
-        for low, high, at in zip(self.low, self.high, self.places, strict=True):
-            inside = at >= 0
-            np.maximum.at(reach, at[inside], np.maximum(-low, high)[inside])
-        for weights, _ in self.readers:
-            inside = weights.places >= 0
-            np.maximum.at(weight, weights.places[inside], weights.largest.max(axis=1)[inside])
-        reach, weight = _bounded(reach), _bounded(weight)
-        trials = [a * reach - b * weight for a in _POWERS for b in (0.0, 0.25, 0.5, 1 - a) if 0 <= b <= a]
-        plain = self(np.zeros(self.count))
-        costs = [self(trial) for trial in trials]
-        best = int(np.argmin(costs))
-        return trials[best], plain, costs[best]
-
-
-def _bounded(sizes: np.ndarray) -> np.ndarray:
-    """Logarithms, with the largest at 0, and dead channels left alone with the largest."""
-    top = sizes.max(initial=0.0)
-    if top <= 0:
-        return np.zeros(sizes.size)
-    return np.log(np.where(sizes > 0, np.maximum(sizes / top, 1 / _LARGEST_FACTOR), 1.0))
-
-
-def _weights(reader: Port, power: np.ndarray, position: np.ndarray) -> Weights:
-    weight = constant(reader.node.inputs[1])
-    assert weight is not None
-    matrix = to_matrix(reader.node, weight).astype(np.float64)
-    groups = matrix.shape[0]
-    taps = matrix.reshape(*matrix.shape[:2], reader.classes.size // groups, -1)
-    energy, powers = (taps**2).sum(axis=(1, 3)), power.reshape(groups, -1)
-    signal = float((energy * powers).sum())
-    return Weights(
-        largest=np.abs(taps).max(axis=3),
-        energy=energy,
-        power=powers,
-        taps=taps.shape[3],
-        places=position[reader.classes].reshape(groups, -1),
-        signal=signal if signal > 0 else 1.0,
+def _noise(problem: Problem, observers: Mapping[str, ChannelExtent], groups: ScaleGroups) -> Noise:
+    position = np.full(groups.free.size, problem.classes.size)
+    position[problem.classes] = np.arange(problem.classes.size)
+    order = {name: index for index, name in enumerate(problem.tensors)}
+    return Noise(
+        count=problem.classes.size,
+        tensors=tuple(Tensor.of(observers[name], position[groups.values[name].classes]) for name in problem.tensors),
+        readers=tuple(
+            Reader.of(
+                port,
+                observers[str(port.node.inputs[0].name)].power,  # type: ignore[union-attr]
+                position,
+                tuple(order[name] for name in names),
+            )
+            for port, names in zip(problem.readers, problem.sources, strict=True)
+        ),
     )
