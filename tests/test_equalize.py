@@ -14,7 +14,8 @@ from edgepack import target
 from edgepack.model import Model
 from edgepack.passes.equalize import equalize
 from edgepack.passes.quantize import quantize
-from edgepack.passes.scale_groups import LAYERS, NORMS
+from edgepack.passes.rescale import rescale
+from edgepack.passes.scale_groups import LAYERS, NORMS, ScaleGroups
 from edgepack.preparation import Steps, prepare
 from edgepack.reference import Session
 from edgepack.samples import Samples
@@ -139,3 +140,28 @@ def test_dead_channels_get_no_scale_of_their_own(tmp_path: Path) -> None:
     result = equalize(model, ORT, samples).model
     wanted, got = (Session(each).run(FRESH)["y"] for each in (model, result))
     np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4 * np.abs(wanted).max())
+
+
+def test_scales_leave_room_for_what_unseen_samples_reach(tmp_path: Path) -> None:
+    """Where reaches differ from sample to sample, few samples are no reason to bring each channel to the range's end."""
+    model = between(node("Relu", ["a"], ["b"]))
+    random = np.random.default_rng(2)
+    x = models.images(4, seed=1) * random.lognormal(0, 1.5, (4, 3, 1, 1)).astype(np.float32)
+    fresh = {"x": models.images(32, seed=2) * random.lognormal(0, 1.5, (32, 3, 1, 1)).astype(np.float32)}
+    samples = samples_of(tmp_path, model, x=x)
+    plain, even = (int8(model, samples, ORT, Steps(equalize=on, rounding=False)) for on in (False, True))
+    assert sqnr(model, even, fresh) > sqnr(model, plain, fresh)
+
+
+def test_an_equalization_that_changes_answers_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = MODELS["Relu"]
+
+    def wrong(graph: ir.Graph, groups: ScaleGroups, scales: np.ndarray) -> None:
+        rescale(graph, groups, np.where(scales == 1.0, 1.0, scales))
+        value = next(iter(graph)).inputs[1]
+        assert value is not None and value.const_value is not None
+        value.const_value = ir.tensor(value.const_value.numpy() * 1.01)
+
+    monkeypatch.setattr("edgepack.passes.equalize.rescale", wrong)
+    result = equalize(model, ORT, samples_of(tmp_path, model, x=models.images(8)))
+    assert result.model is model and "dropped" in result.note

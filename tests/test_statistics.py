@@ -17,6 +17,7 @@ from edgepack.passes.placement import place
 from edgepack.reference import Session
 from edgepack.samples import Samples, read
 from edgepack.statistics import Extent, Moments, stream
+from edgepack.statistics.channel_extent import ChannelExtent
 from edgepack.statistics.extent import BINS
 from tests import models
 
@@ -128,3 +129,16 @@ def test_moments_are_those_of_the_patches(tmp_path: Path) -> None:
         observer.covariance(0, centered=True)[0], np.cov(pixels.T, bias=True), rtol=1e-3, atol=1e-5
     )
     assert Session(model).outputs == ["y"]
+
+
+def test_channels_keep_their_extremes_by_sample() -> None:
+    array = models.random((5, 4, 3, 2), 1)
+    observed = ChannelExtent(tensor="t", axis=1)
+    for part in (array[:2], array[2:]):
+        observed.update(part)
+    np.testing.assert_array_equal(observed.low, array.min(axis=(2, 3)))
+    np.testing.assert_array_equal(observed.high, array.max(axis=(2, 3)))
+    np.testing.assert_allclose(observed.power, np.square(array, dtype=np.float64).mean(axis=(0, 2, 3)))
+    assert observed.places == 6
+    with pytest.raises(FloatingPointError):
+        observed.update(np.full((1, 4, 3, 2), np.nan, np.float32))

@@ -10,6 +10,7 @@ Three parts, relative to the power of each layer's output:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -47,12 +48,13 @@ class Tensor:
             share=observed.places**-0.5 / 3,
         )
 
-    @property
-    def samples(self) -> int:
-        return len(self.low)
-
-    def part(self, rows: np.ndarray) -> Tensor:
-        return replace(self, low=self.low[rows], high=self.high[rows])
+    def parts(self, fold: int, folds: int) -> tuple[Tensor, Tensor]:
+        """Without every so-manieth sample, and those alone; all of them twice where there are too few."""
+        held = np.arange(len(self.low)) % folds == fold
+        if held.all() or not held.any():
+            return self, self
+        kept, out = (replace(self, low=self.low[rows], high=self.high[rows]) for rows in (~held, held))
+        return kept, out
 
     def ends(self, scales: np.ndarray) -> tuple[float, float]:
         s = scales[self.at]
@@ -123,21 +125,17 @@ class Noise:
     tensors: tuple[Tensor, ...]
     readers: tuple[Reader, ...]
 
-    def part(self, rows: np.ndarray) -> Noise:
-        """The same of some of the samples."""
-        return replace(self, tensors=tuple(tensor.part(rows) for tensor in self.tensors))
-
-    def __call__(self, logs: np.ndarray, unseen: Noise) -> float:
+    def __call__(self, logs: np.ndarray, unseen: Sequence[Tensor]) -> float:
         """
         Args:
             logs: logarithms of the scales.
-            unseen: the same of other samples than these, which decide the ranges.
+            unseen: the tensors in other samples than those that decide the ranges.
         """
         scales = np.append(np.exp(logs), 1.0)
         ends = [tensor.ends(scales) for tensor in self.tensors]
         squares = np.array([((high - low) / 255) ** 2 for low, high in ends])
         clipped = np.zeros((len(ends), scales.size))
-        for row, tensor, end in zip(clipped, unseen.tensors, ends, strict=True):
+        for row, tensor, end in zip(clipped, unseen, ends, strict=True):
             np.maximum.at(row, tensor.at, tensor.clipped(scales, end))
         return sum(
             reader.noise(scales, float(squares[list(reader.tensors)].sum()), clipped[list(reader.tensors)].sum(axis=0))
@@ -160,13 +158,11 @@ class Noise:
 
     def choose(self) -> tuple[np.ndarray, float, float]:
         """The best scales found (their logarithms), and the noise without and with them."""
-        samples = np.arange(min(tensor.samples for tensor in self.tensors))
-        folds = min(_FOLDS, len(samples))
         costs = np.zeros(len(self.trials()))
-        for fold in range(folds):
-            held_out = samples % folds == fold if folds > 1 else np.zeros(1, bool)
-            fitted, unseen = self.part(samples[~held_out]), self.part(samples[held_out if folds > 1 else ~held_out])
-            costs += [fitted(trial, unseen) / folds for trial in fitted.trials()]
+        for fold in range(_FOLDS):
+            kept, out = zip(*(tensor.parts(fold, _FOLDS) for tensor in self.tensors), strict=True)
+            fitted = replace(self, tensors=kept)
+            costs += [fitted(trial, out) / _FOLDS for trial in fitted.trials()]
         best = int(np.argmin(costs))
         return self.trials()[best], float(costs[0]), float(costs[best])
 

@@ -10,7 +10,7 @@ scales between the two is tried, with the noise of both computed from observed r
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
@@ -22,7 +22,9 @@ from edgepack.passes.equalization_noise import Noise, Reader, Tensor
 from edgepack.passes.placement import place
 from edgepack.passes.rescale import rescale
 from edgepack.passes.scale_groups import LAYERS, Port, ScaleGroups, trace
-from edgepack.samples import Samples
+from edgepack.passes.simplify import TOLERANCE, largest_error
+from edgepack.reference import Session
+from edgepack.samples import Samples, subset
 from edgepack.statistics.channel_extent import ChannelExtent
 from edgepack.statistics.stream import MEMORY, stream
 from edgepack.target import Scheme
@@ -57,9 +59,10 @@ def equalize(
         name: ChannelExtent(tensor=name, axis=groups.values[name].axis)
         for name in dict.fromkeys(name for problem in problems for name in problem.tensors)
     }
-    few = replace(samples, count=min(samples.count, SAMPLES))
+    few = subset(samples, np.unique(np.linspace(0, samples.count - 1, SAMPLES).astype(int)).tolist())
     for _ in stream(model, list(observers.values()), few, memory):
         pass
+    problems = [problem for problem in problems if all(observers[name].lows for name in problem.tensors)]
     logs = np.zeros(groups.free.size)
     before = after = 0.0
     changed = 0
@@ -72,6 +75,9 @@ def equalize(
     if not changed:
         return PassResult(model=model, note="")
     rescale(result.ir.graph, groups, np.exp(logs))
+    difference = largest_error(Session(model), Session(result), samples.first(1))
+    if not difference <= TOLERANCE:
+        return PassResult(model=model, note=f"equalization dropped: it changes the answers by {difference:.1e}")
     return PassResult(
         model=result,
         note=f"{changed} groups of channels equalized",

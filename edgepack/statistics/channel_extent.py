@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 # Parts of one array whose extremes are kept apart.
-_PARTS = 64
+_PARTS = 16
 
 
 @dataclass(kw_only=True)
