@@ -58,11 +58,20 @@ def layers(model: Model) -> list[tuple[str, str]]:
 def test_the_layer_that_int8_ruins_comes_first(name: str, weight: str, tmp_path: Path) -> None:
     model = with_outlier_in(weight)
     samples = samples_of(tmp_path, model, dark(32))
-    prepared = prepare(model, ORT, samples, steps=Steps(rounding=False))
-    found = inject(model, ORT, prepared, samples.first(4), parts=True)
+    prepared = prepare(model, ORT, samples, steps=Steps(rounding=False, equalize=False))
+    found = inject(prepared.model, ORT, prepared, samples.first(4), parts=True)
     assert found[0].layer == name and found[0].both_db < found[1].both_db - 6
     assert found[0].weights_db is not None and found[0].activations_db is not None
     assert found[0].weights_db < found[0].activations_db
+
+
+def test_equalization_heals_such_a_layer(tmp_path: Path) -> None:
+    model = with_outlier_in("w4")
+    samples = samples_of(tmp_path, model, dark(32))
+    plain = prepare(model, ORT, samples, steps=Steps(rounding=False, equalize=False))
+    evened = prepare(model, ORT, samples, steps=Steps(rounding=False))
+    before, after = (inject(p.model, ORT, p, samples.first(4))[0].both_db for p in (plain, evened))
+    assert before < 15 and after > before + 15
 
 
 @pytest.mark.parametrize("rounding", [False, True])
@@ -72,11 +81,11 @@ def test_with_all_switches_off_it_is_the_float_model_and_with_all_on_the_int8_on
     model = models.in_edgepack(models.convnet())
     samples = samples_of(tmp_path, model, models.images(32, seed=1) + 2)
     prepared = prepare(model, ORT, samples, steps=Steps(rounding=rounding))
-    board = Switchboard(model, ORT, prepared)
+    board = Switchboard(prepared.model, ORT, prepared)
     feed = next(samples.batches(8))
     np.testing.assert_allclose(board.run(feed, ())["y"], Session(model).run(feed)["y"], rtol=1e-5, atol=1e-5)
     everything = [name.removeprefix("switch/") for name in board.switches]
-    int8 = Session(quantize(model, ORT, prepared.ranges, prepared.layers).model).run(feed)["y"]
+    int8 = Session(quantize(prepared.model, ORT, prepared.ranges, prepared.layers).model).run(feed)["y"]
     assert harness().sqnr_db(int8, board.run(feed, everything)["y"]) > 35
 
 
@@ -84,6 +93,6 @@ def test_little_time_takes_fewer_feeds_and_still_ranks_every_layer(tmp_path: Pat
     model = models.in_edgepack(models.convnet())
     samples = samples_of(tmp_path, model, models.images(32, seed=1))
     prepared = prepare(model, ORT, samples, steps=Steps(rounding=False))
-    found = inject(model, ORT, prepared, samples.first(8), seconds=0.0)
+    found = inject(prepared.model, ORT, prepared, samples.first(8), seconds=0.0)
     assert {injection.layer for injection in found} == {name for name, _ in layers(model)}
     assert all(injection.weights_db is None for injection in found)

@@ -54,7 +54,7 @@ def test_the_best_of_the_forms_is_taken(tmp_path: Path) -> None:
         layers = settled.layers(ORT, prepared)
         return harness().sqnr_db(wanted, Session(quantize(ready.model, ORT, ranges, layers).model).run(fresh)["y"])
 
-    assert sqnr(settled.ready.ranges) > sqnr(ready.ranges) + 2
+    assert sqnr(settled.ready.ranges) > sqnr(ready.ranges) + 1
 
 
 def test_without_a_clear_winner_everything_seen_stays_in_range(tmp_path: Path) -> None:
