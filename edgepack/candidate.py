@@ -164,7 +164,13 @@ def settled(given: Ingredients, progress: Progress) -> Settled:
         assert given.data is not None
         scheme = given.plan.scheme
         samples, held = hold_back(given.data)
-        ready = prepare(given.clean, scheme, samples, progress=lambda done, total: progress("calibrating", done, total))
+        ready = prepare(
+            given.clean,
+            scheme,
+            samples,
+            held=held if samples is not given.data else None,
+            progress=lambda done, total: progress("calibrating", done, total),
+        )
         given.known["int8"] = settle(
             ready, scheme, samples, held, lambda done, total: progress("settling ranges and biases", done, total)
         )

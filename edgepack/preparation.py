@@ -77,6 +77,7 @@ def prepare(
     scheme: Scheme,
     samples: Samples,
     *,
+    held: Samples | None = None,
     steps: Steps = Steps(),
     memory: int = MEMORY,
     progress: Callable[[int, int], None] | None = None,
@@ -84,6 +85,7 @@ def prepare(
     """Observe the float model over the samples and round its weights.
 
     Args:
+        held: samples that only ranges see, nothing else.
         steps: those that are taken; correcting biases layer upon layer is passes/correct_bias.py's own.
         memory: bytes that observing may take beyond the float model.
 
@@ -113,6 +115,9 @@ def prepare(
                     layers[str(node.outputs[0].name)] = job.result()
         for observer in todo:
             observer.second.clear()
+    if held is not None:
+        for _ in stream(model, list(seen.values()), held, memory):
+            pass
     if not steps.bias:
         layers = {name: replace(rounded, shift=None) for name, rounded in layers.items()}
     unseen = _unseen(model, scheme, {name for name, extent in seen.items() if extent.low > extent.high}, samples)

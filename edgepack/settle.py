@@ -1,4 +1,4 @@
-"""What theory leaves open is settled on calibration samples that preparation did not look at.
+"""What theory leaves open is settled on calibration samples that no weight was rounded by.
 
 Whether narrower ranges help, and whether biases should be corrected layer upon layer or at once, differs from net to
 net; in a deep one with sharp answers each choice is worth decibels either way. So the few forms are made and compared.
@@ -53,7 +53,10 @@ class Settled:
 
 
 def hold_back(samples: Samples) -> tuple[Samples, Samples]:
-    """Samples to prepare with, and some to settle by: others if there are enough, spread over the set."""
+    """Samples to prepare with, and some to settle by: others if there are enough, spread over the set.
+
+    Ranges are to see both (preparation.prepare's `held`): what is clipped because it was held back is no fair trial.
+    """
     if samples.count < 2 * HELD:
         few = np.unique(np.linspace(0, samples.count - 1, min(samples.count, HELD)).astype(int))
         return samples, subset(samples, few.tolist())

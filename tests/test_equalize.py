@@ -143,7 +143,7 @@ def test_dead_channels_get_no_scale_of_their_own(tmp_path: Path) -> None:
 
 
 def test_scales_leave_room_for_what_unseen_samples_reach(tmp_path: Path) -> None:
-    """Where reaches differ from sample to sample, few samples are no reason to bring each channel to the range's end."""
+    """Where reaches differ from sample to sample, few samples bring no channel to the range's end."""
     model = between(node("Relu", ["a"], ["b"]))
     random = np.random.default_rng(2)
     x = models.images(4, seed=1) * random.lognormal(0, 1.5, (4, 3, 1, 1)).astype(np.float32)
