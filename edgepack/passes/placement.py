@@ -130,6 +130,8 @@ def why_not(node: ir.Node) -> str:
     if not all(is_finite(held) for held in (array, numbers) if held is not None):
         return "its weights or bias are infinite"
     if node.op_type == "MatMul":
+        if data.shape is not None and len(data.shape) == 1:  # OpenVINO answers with an axis too many
+            return "its data is a vector"
         return "" if array.ndim >= 2 else "its weights are a vector"
     if bias is not None and numbers is None:
         return "its bias is computed"
