@@ -191,8 +191,10 @@ def _round(moments: Moments, extents: dict[str, Extent], scheme: Scheme) -> Roun
     blocks = [moments.covariance(index, centered=correctable) for index in range(len(moments.blocks))]
     tied = channel_axis(node, weight) is None
     integers, scale = round_matrix(matrix, blocks, scheme.weight_bits, floor, tied=tied)
-    error = integers * scale[:, :, None].astype(np.float64) - matrix
-    shift = np.einsum("gok,gk->go", error, moments.mean).reshape(-1) if correctable else None
+    shift = None
+    if correctable:
+        got, wanted = (np.einsum("gok,gk->go", array, moments.mean) for array in (integers, matrix))
+        shift = (got * scale - wanted).reshape(-1)
     return Rounded(
         integers=np.ascontiguousarray(from_matrix(node, integers, weight.shape)),
         scale=scale.reshape(-1)[:1].reshape(()) if tied else scale.reshape(-1),

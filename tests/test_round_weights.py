@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgepack.passes import round_weights
 from edgepack.passes.round_weights import round_matrix
 
 
@@ -90,3 +91,16 @@ def test_scales_stay_above_their_floor() -> None:
     weight = np.random.default_rng(4).standard_normal((1, 4, 5)) * 1e-6
     _, scale = round_matrix(weight, [np.eye(5)[None]], 8, np.full((1, 4), 0.25))
     assert np.all(scale >= 0.25)
+
+
+def test_channels_are_rounded_alike_however_many_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    weight, h = random.standard_normal((2, 37, 50)), moments(random, 2, 50, 200)
+    floor = random.uniform(0, 0.02, (2, 37))
+    integers, scale = round_matrix(weight, [h], 8, floor)
+    monkeypatch.setattr(round_weights, "_AT_ONCE", 1000)
+    few, few_scale = round_matrix(weight, [h], 8, floor)
+    np.testing.assert_array_equal(few, integers)
+    np.testing.assert_allclose(few_scale, scale, rtol=1e-6)
+    tied, tied_scale = round_matrix(weight, [h], 8, tied=True)
+    assert len(np.unique(tied_scale)) == 1 and tied.shape == weight.shape

@@ -17,6 +17,8 @@ import numpy as np
 # Share of the mean diagonal that is added to H: measured to matter little between 0.001 and 0.1.
 _DAMPING = 0.01
 _LAZY = 64
+# Weights that are rounded at once; each takes about 60 bytes meanwhile.
+_AT_ONCE = 1 << 24
 # Scales that are tried, as shares of the one that just holds the largest weight.
 _COARSE = np.geomspace(0.05, 1.0, 14)
 _FINE = np.array([-0.6, -0.3, 0.3, 0.6])
@@ -42,6 +44,20 @@ def round_matrix(
     Returns:
         int8 [G, O, K], float32 scales [G, O].
     """
+    groups, outputs, columns = weight.shape
+    count = outputs if tied else max(1, _AT_ONCE // (groups * columns))
+    floors = np.broadcast_to(floor, (groups, outputs))
+    parts = [
+        _round_channels(weight[:, start : start + count], moments, bits, floors[:, start : start + count], tied, sweeps)
+        for start in range(0, outputs, count)
+    ]
+    return np.concatenate([part[0] for part in parts], axis=1), np.concatenate([part[1] for part in parts], axis=1)
+
+
+def _round_channels(
+    weight: np.ndarray, moments: Sequence[np.ndarray], bits: int, floor: np.ndarray, tied: bool, sweeps: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """`round_matrix` for some of the channels, which do not depend on each other unless they are tied."""
     limit = 2 ** (bits - 1) - 1
     weight = weight.astype(np.float64)
     edges = np.cumsum([0, *(block.shape[-1] for block in moments)])
