@@ -24,9 +24,9 @@ from edgepack.target import Scheme
 
 # Samples held back for this, where there are that many to spare.
 HELD = 16
-# dB by which another form has to be better than the first one.
+# dB by which another form has to be better than one that comes before it.
 _CLEARLY = 0.5
-RANGES = ("minmax", "mse")
+RANGES = ("minmax", "mse", "percentile")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,7 @@ def settle(
     held: Samples,
     progress: Callable[[int, int], None] | None = None,
 ) -> Settled:
-    """Try ranges and bias corrections, all layers int8.
+    """Try ranges, and with the best of them the other bias correction, all layers int8.
 
     Args:
         samples: those that biases are corrected by.
@@ -83,21 +83,23 @@ def settle(
     placement = place(ready.model, scheme, ready.unseen)
     forms: dict[str, Settled] = {}
     figures: dict[str, float] = {}
-    for done, ranges in enumerate(RANGES):
+
+    def attempt(ranges: str, sequential: bool) -> str:
         chosen = choose_ranges(ready.extents, placement.tensors, ranges, placement.limits)
-        ranged = replace(ready, ranges=chosen)
-        for sequential in (True, False):
-            name = f"ranges by {ranges}, biases corrected {'layer upon layer' if sequential else 'at once'}"
-            form = Settled(name=name, ready=ranged, sequential=sequential, sqnr_db={})
-            model = quantize(
-                ready.model, scheme, chosen, form.layers(scheme, samples, ready.unseen), ready.unseen
-            ).model
-            forms[name], figures[name] = form, _sqnr(Session(model), feeds, references)
+        name = f"ranges by {ranges}, biases corrected {'layer upon layer' if sequential else 'at once'}"
+        form = Settled(name=name, ready=replace(ready, ranges=chosen), sequential=sequential, sqnr_db={})
+        layers = form.layers(scheme, samples, ready.unseen)
+        model = quantize(ready.model, scheme, chosen, layers, ready.unseen).model
+        forms[name], figures[name] = form, _sqnr(Session(model), feeds, references)
         if progress:
-            progress(done + 1, len(RANGES))
-    first = next(iter(forms))
-    best = max(figures, key=lambda name: figures[name])
-    name = best if figures[best] > figures[first] + _CLEARLY else first
+            progress(len(forms), len(RANGES) + 1)
+        return name
+
+    names = {attempt(ranges, sequential=True): ranges for ranges in RANGES}
+    name, best = next(iter(names)), max(names, key=lambda name: figures[name])
+    for other in (best, attempt(names[best], sequential=False)):
+        if figures[other] > figures[name] + _CLEARLY:
+            name = other
     return replace(forms[name], sqnr_db=figures)
 
 
