@@ -13,6 +13,7 @@ from edgepack.layer import bias_of, channel_axis
 from edgepack.metric import harness
 from edgepack.metrics.base import first_float
 from edgepack.model import Model
+from edgepack.passes.edits import initializer
 from edgepack.passes.placement import Placement, place, tail
 from edgepack.passes.quantize import Grid, Rounded, activation_grids, rounded_nearest, spread
 from edgepack.preparation import Prepared
@@ -77,8 +78,7 @@ class Switchboard:
             rounded = rounded_nearest(node, float(self.grids[str(data.name)].scale), self.scheme)
         near = rounded.integers * spread(rounded.scale, array.ndim, axis)
         switch = self._switch(graph, f"{layer}/weights")
-        other = ir.val(f"{layer}/rounded", const_value=ir.tensor(near.astype(np.float32), name=f"{layer}/rounded"))
-        graph.register_initializer(other)
+        other = initializer(graph, f"{layer}/rounded", near.astype(np.float32))
         chosen = ir.node("Where", [switch, other, value])
         chosen.outputs[0].name, chosen.outputs[0].dtype = f"{layer}/weights_used", ir.DataType.FLOAT
         chosen.outputs[0].shape = ir.Shape(array.shape)
@@ -91,12 +91,7 @@ class Switchboard:
         """What rounding does to the mean output goes into the bias, so it is no error of the layer's."""
         layer = str(node.outputs[0].name)
         kinds = {"corrected": bias - shift, "given": bias}
-        values = [
-            ir.val(f"{layer}/bias_{kind}", const_value=ir.tensor(array.astype(np.float32), name=f"{layer}/bias_{kind}"))
-            for kind, array in kinds.items()
-        ]
-        for value in values:
-            graph.register_initializer(value)
+        values = [initializer(graph, f"{layer}/bias_{kind}", a.astype(np.float32)) for kind, a in kinds.items()]
         chosen = ir.node("Where", [switch, *values])
         chosen.outputs[0].name, chosen.outputs[0].dtype = f"{layer}/bias_used", ir.DataType.FLOAT
         chosen.outputs[0].shape = ir.Shape(shift.shape)
@@ -108,10 +103,8 @@ class Switchboard:
     def _tensor(self, graph: ir.Graph, value: ir.Value, grid: Grid) -> None:
         name = str(value.name)
         uses = [(node, index) for node, index in value.uses()]
-        scale = ir.val(f"{name}/scale", const_value=ir.tensor(np.asarray(grid.scale), name=f"{name}/scale"))
-        zero = ir.val(f"{name}/zero", const_value=ir.tensor(np.asarray(grid.zero_point), name=f"{name}/zero"))
-        graph.register_initializer(scale)
-        graph.register_initializer(zero)
+        scale = initializer(graph, f"{name}/scale", np.asarray(grid.scale))
+        zero = initializer(graph, f"{name}/zero", np.asarray(grid.zero_point))
         switch = self._switch(graph, name)
         quantized = ir.node("QuantizeLinear", [value, scale, zero])
         restored = ir.node("DequantizeLinear", [quantized.outputs[0], scale, zero])

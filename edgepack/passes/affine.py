@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgepack.model import constant
+from edgepack.passes.edits import replace_constant
 
 WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm"})
 
@@ -214,18 +215,7 @@ def _bias(node: ir.Node, count: int) -> np.ndarray | None:
 
 
 def _write(graph: ir.Graph, node: ir.Node, index: int, array: np.ndarray) -> None:
-    """A float32 initializer as the node's input; the old one goes where nothing reads it any more."""
+    """A float32 constant as the node's input, in the place of the old one."""
     old = node.inputs[index] if len(node.inputs) > index else None
     stem = str(old.name) if old is not None else f"{node.name or node.outputs[0].name}_bias"
-    name = f"{stem}_folded"
-    serial = 0
-    while name in graph.initializers:
-        serial += 1
-        name = f"{stem}_folded_{serial}"
-    value = ir.val(name, const_value=ir.tensor(np.ascontiguousarray(array, np.float32), name=name))
-    graph.register_initializer(value)
-    if len(node.inputs) <= index:
-        node.resize_inputs(index + 1)
-    node.replace_input_with(index, value)
-    if old is not None and not old.uses() and not old.is_graph_output():
-        graph.initializers.pop(str(old.name), None)
+    replace_constant(graph, node, index, array.astype(np.float32), f"{stem}_folded")

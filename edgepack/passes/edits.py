@@ -21,6 +21,7 @@ def replace(graph: ir.Graph, node: ir.Node, nodes: list[ir.Node]) -> None:
 
 
 def initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
+    """A constant of that name, or of one like it where that is taken."""
     unique, serial = name, 0
     while unique in graph.initializers:
         unique, serial = f"{name}_{serial}", serial + 1
@@ -29,9 +30,19 @@ def initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
     return value
 
 
+def replace_constant(graph: ir.Graph, node: ir.Node, index: int, array: np.ndarray, name: str) -> None:
+    """Another constant as a node's input, which it may not have had; the old one goes where nothing else reads it."""
+    old = node.inputs[index] if len(node.inputs) > index else None
+    if len(node.inputs) <= index:
+        node.resize_inputs(index + 1)
+    node.replace_input_with(index, initializer(graph, name, array))
+    if old is not None:
+        drop(graph, old)
+
+
 def drop(graph: ir.Graph, value: ir.Value) -> None:
-    """Remove a constant that nobody reads any more."""
-    if value.uses() or value.is_graph_output():
+    """Remove a constant that nobody reads any more; one that is an input too stays, as callers may give it."""
+    if value.uses() or value.is_graph_output() or value.is_graph_input():
         return
     producer = value.producer()
     if producer is not None:

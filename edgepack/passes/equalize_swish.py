@@ -29,6 +29,7 @@ from onnx_ir.passes import common
 from edgepack.model import Model, constant
 from edgepack.passes import PassResult
 from edgepack.passes.affine import WEIGHTED, fold_before, fold_behind, foldable, only_reader, read, takes
+from edgepack.passes.edits import initializer
 from edgepack.passes.saturate import SWISH_OFFSET, SWISH_SLOPE
 from edgepack.samples import Samples
 from edgepack.statistics.stream import MEMORY, stream
@@ -203,7 +204,7 @@ def _write(graph: ir.Graph, site: Site, scale: np.ndarray, scheme: Scheme) -> No
         affine = read(added)
         assert affine is not None
         index = 1 if added.inputs[0] is affine.data else 0
-        number = _initializer(graph, f"{added.outputs[0].name}_even", affine.shift / scale, rank)
+        number = _by_channel(graph, f"{added.outputs[0].name}_even", affine.shift / scale, rank)
         added.replace_input_with(index, number)
     if scheme.fuses_chains:
         _write_product(graph, site.node, scale, rank)
@@ -215,7 +216,7 @@ def _write(graph: ir.Graph, site: Site, scale: np.ndarray, scheme: Scheme) -> No
 def _write_product(graph: ir.Graph, node: ir.Node, scale: np.ndarray, rank: int) -> None:
     output = node.outputs[0]
     readers = list(output.uses())
-    factor = _initializer(graph, f"{output.name}_even", 1 / scale, rank)
+    factor = _by_channel(graph, f"{output.name}_even", 1 / scale, rank)
     scaled = ir.node("Mul", [output, factor], name=f"{output.name}_scaled")
     _insert(graph, node, [scaled])
     for reader, index in readers:
@@ -225,7 +226,7 @@ def _write_product(graph: ir.Graph, node: ir.Node, scale: np.ndarray, rank: int)
 def _write_gate(graph: ir.Graph, node: ir.Node, scale: np.ndarray, rank: int) -> None:
     data, output = node.inputs[0], node.outputs[0]
     stem = str(output.name)
-    slanted = ir.node("Mul", [data, _initializer(graph, f"{stem}_even", scale, rank)], name=f"{stem}_slant")
+    slanted = ir.node("Mul", [data, _by_channel(graph, f"{stem}_even", scale, rank)], name=f"{stem}_slant")
     line = {"alpha": SWISH_SLOPE, "beta": SWISH_OFFSET}
     gate = ir.node("HardSigmoid", [slanted.outputs[0]], attributes=line, name=f"{stem}_gate")
     gated = ir.node("Mul", [data, gate.outputs[0]], name=f"{stem}_gated")
@@ -242,8 +243,6 @@ def _insert(graph: ir.Graph, after: ir.Node, nodes: list[ir.Node]) -> None:
     graph.insert_after(after, nodes)
 
 
-def _initializer(graph: ir.Graph, name: str, array: np.ndarray, rank: int) -> ir.Value:
-    shaped = array.reshape(-1, *(1,) * (rank - 2)).astype(np.float32)
-    value = ir.val(name, const_value=ir.tensor(shaped, name=name))
-    graph.register_initializer(value)
-    return value
+def _by_channel(graph: ir.Graph, name: str, array: np.ndarray, rank: int) -> ir.Value:
+    """A constant of one number a channel, for tensors of that rank."""
+    return initializer(graph, name, array.reshape(-1, *(1,) * (rank - 2)).astype(np.float32))

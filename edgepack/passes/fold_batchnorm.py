@@ -35,6 +35,7 @@ from edgepack.passes.affine import (
     read,
     takes,
 )
+from edgepack.passes.edits import initializer
 from edgepack.passes.fuse_activations import drop_unread
 
 _HOMOGENEOUS = frozenset({"Relu", "LeakyRelu", "MaxPool", "AveragePool", "GlobalAveragePool"})
@@ -189,11 +190,7 @@ def _add(graph: ir.Graph, data: ir.Value, shift: np.ndarray, name: str) -> ir.No
     """An Add of one number a channel, named after its output."""
     assert data.shape is not None
     array = shift if shift.size == 1 else shift.reshape(-1, *(1,) * (len(data.shape) - 2))
-    constant = f"{name}_shift"
-    while constant in graph.initializers:
-        constant += "_"
-    value = ir.val(constant, const_value=ir.tensor(array.astype(np.float32), name=constant))
-    graph.register_initializer(value)
+    value = initializer(graph, f"{name}_shift", array.astype(np.float32))
     node = ir.node("Add", [data, value], name=f"{name}_Add")
     node.outputs[0].name, node.outputs[0].type, node.outputs[0].shape = name, data.type, data.shape
     return node

@@ -20,6 +20,7 @@ from onnx_ir.passes import common
 from edgepack.model import Model, constant
 from edgepack.passes import PassResult
 from edgepack.passes.affine import foldable
+from edgepack.passes.edits import replace_constant
 
 # Operators that treat each channel by itself; those of two operands join the channels of both.
 _CHANNELWISE = frozenset(
@@ -150,11 +151,4 @@ def _pad(graph: ir.Graph, node: ir.Node, index: int, axis: int, missing: int) ->
     if old is None or array is None:
         return
     widths = [(0, missing if i == axis else 0) for i in range(array.ndim)]
-    name = f"{old.name}_wide"
-    while name in graph.initializers:
-        name += "_"
-    value = ir.val(name, const_value=ir.tensor(np.pad(array, widths), name=name))
-    graph.register_initializer(value)
-    node.replace_input_with(index, value)
-    if not old.uses() and not old.is_graph_output():
-        graph.initializers.pop(str(old.name), None)
+    replace_constant(graph, node, index, np.pad(array, widths), f"{old.name}_wide")

@@ -7,6 +7,7 @@ import onnx_ir as ir
 
 from edgepack.layer import bias_of, from_matrix, to_matrix
 from edgepack.model import constant
+from edgepack.passes.edits import replace_constant
 from edgepack.passes.scale_groups import LAYERS, Port, ScaleGroups
 
 
@@ -42,7 +43,9 @@ class _Constants:
 
     def write(self, graph: ir.Graph) -> None:
         for (_, index), (node, array) in self.arrays.items():
-            _replace(graph, node, index, np.ascontiguousarray(array, np.float32))
+            old = node.inputs[index]
+            assert old is not None
+            replace_constant(graph, node, index, array.astype(np.float32), f"{old.name}_equalized")
 
 
 def _divide(held: _Constants, port: Port, scale: np.ndarray) -> None:
@@ -70,16 +73,3 @@ def _divide_constant(held: _Constants, port: Port, scale: np.ndarray) -> None:
     """Along its axis; it grows where it had one number for all channels."""
     array = held.get(port.node, port.index)
     held.set(port.node, port.index, array / scale.reshape(-1, *(1,) * (-port.axis - 1)))
-
-
-def _replace(graph: ir.Graph, node: ir.Node, index: int, array: np.ndarray) -> None:
-    old = node.inputs[index]
-    assert old is not None
-    name = f"{old.name}_equalized"
-    while name in graph.initializers:
-        name += "_"
-    value = ir.val(name, const_value=ir.tensor(array, name=name))
-    graph.register_initializer(value)
-    node.replace_input_with(index, value)
-    if not old.uses() and not old.is_graph_output() and not old.is_graph_input():
-        graph.initializers.pop(str(old.name), None)

@@ -14,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgepack.model import constant
+from edgepack.passes.edits import initializer
 from edgepack.passes.fuse_activations import drop_unread
 
 # HardSwish is x · HardSigmoid(x) with these (ONNX).
@@ -92,22 +93,22 @@ def write_saturating(graph: ir.Graph, node: ir.Node) -> None:
     limits = np.iinfo(zero.const_value.numpy().dtype)
     lowest, highest = (np.array(end, limits.dtype) for end in (limits.min, limits.max))
     stem = str(output.name)
-    slanted_scale = _initializer(graph, f"{stem}_slope", (clipped.slope * held.numpy()).astype(np.float32))
+    slanted_scale = initializer(graph, f"{stem}_slope", (clipped.slope * held.numpy()).astype(np.float32))
     slanted = ir.node("DequantizeLinear", [integers, slanted_scale, zero], name=f"{stem}_slope_DequantizeLinear")
     offset = ir.node(
         "DequantizeLinear",
         [
-            _initializer(graph, f"{stem}_offset_q", highest),
-            _initializer(graph, f"{stem}_step", np.array(clipped.offset / 255, np.float32)),
-            _initializer(graph, f"{stem}_offset_zero_point", lowest),
+            initializer(graph, f"{stem}_offset_q", highest),
+            initializer(graph, f"{stem}_step", np.array(clipped.offset / 255, np.float32)),
+            initializer(graph, f"{stem}_offset_zero_point", lowest),
         ],
         name=f"{stem}_offset_DequantizeLinear",
     )
     added = ir.node("Add", [slanted.outputs[0], offset.outputs[0]], name=f"{stem}_Add")
     made = [slanted, offset, added]
     if node.op_type == "HardSwish":
-        unit = _initializer(graph, f"{stem}_unit", np.array(1 / 255, np.float32))
-        nought = _initializer(graph, f"{stem}_unit_zero_point", lowest)
+        unit = initializer(graph, f"{stem}_unit", np.array(1 / 255, np.float32))
+        nought = initializer(graph, f"{stem}_unit_zero_point", lowest)
         quantized = ir.node("QuantizeLinear", [added.outputs[0], unit, nought], name=f"{stem}_gate_QuantizeLinear")
         gate = ir.node("DequantizeLinear", [quantized.outputs[0], unit, nought], name=f"{stem}_gate_DequantizeLinear")
         made += [quantized, gate, ir.node("Mul", [data, gate.outputs[0]], name=f"{stem}_Mul")]
@@ -145,8 +146,8 @@ def _write_into_product(graph: ir.Graph, node: ir.Node, clipped: Line) -> bool:
         return False
     stem = str(node.outputs[0].name)
     pair.replace_input_with(0, product)
-    pair.replace_input_with(1, _initializer(graph, f"{stem}_step", (scale / clipped.slope).astype(np.float32)))
-    pair.replace_input_with(2, _initializer(graph, f"{stem}_middle", middle.astype(zero.dtype)))
+    pair.replace_input_with(1, initializer(graph, f"{stem}_step", (scale / clipped.slope).astype(np.float32)))
+    pair.replace_input_with(2, initializer(graph, f"{stem}_middle", middle.astype(zero.dtype)))
     drop_unread(graph, node)
     return True
 
@@ -155,9 +156,3 @@ def _single(value: ir.Value | None, op_type: str) -> ir.Node | None:
     """The node that makes the value, if it is of the type and the value has one reader."""
     node = value.producer() if value is not None and len(value.uses()) == 1 else None
     return node if node is not None and node.op_type == op_type else None
-
-
-def _initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
-    value = ir.val(name, const_value=ir.tensor(array, name=name))
-    graph.register_initializer(value)
-    return value
