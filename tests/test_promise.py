@@ -29,15 +29,15 @@ from tests import models
 from tests.conftest import Run
 
 Make = Callable[..., Build]
-OFFSET = np.float32(500)
+OFFSET = np.float32(1000)
 TRIAL = Trial(precision="int8", keep_float=("c1",), drop=1.0, margin=0.1, agreement=99.0, sqnr_db=20.0, keeps=False)
 
 
 def sensor() -> onnx.ModelProto:
     """The convnet for pictures that vary by a few units around OFFSET.
 
-    Its first layer takes the offset out, so its filters sum to zero. 8 bits between 0 and 508 leave next to nothing of
-    the pictures, while all other layers are as good in int8 as those of any net.
+    Its first layer takes the offset out, so its filters sum to zero. 8 bits between 0 and 1008 leave next to nothing
+    of the pictures, while all other layers are as good in int8 as those of any net.
     """
     proto = models.convnet(32)
     proto.graph.node[0].attribute[0].CopyFrom(helper.make_attribute("pads", [0, 0, 0, 0]))
