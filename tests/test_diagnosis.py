@@ -31,7 +31,7 @@ def diagnosed(folder: Path, proto: onnx.ModelProto, x: np.ndarray, **how: str) -
 
 @pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
 def test_an_input_far_from_zero_is_named_as_the_cause(tmp_path: Path, target: str) -> None:
-    found = diagnosed(tmp_path, sensor(), pictures(40, 1), target_name=target)
+    found = diagnosed(tmp_path, sensor(500), pictures(40, 1, 500), target_name=target)
     worst = found.layers[0]
     assert found.target == target and found.samples == 40
     assert (worst.layer, worst.operator) == ("c1", "Conv")

@@ -29,12 +29,12 @@ from tests import models
 from tests.conftest import Run
 
 Make = Callable[..., Build]
-OFFSET = np.float32(1000)
+OFFSET = 1000.0
 TRIAL = Trial(precision="int8", keep_float=("c1",), drop=1.0, margin=0.1, agreement=99.0, sqnr_db=20.0, keeps=False)
 
 
-def sensor() -> onnx.ModelProto:
-    """The convnet for pictures that vary by a few units around OFFSET.
+def sensor(offset: float = OFFSET) -> onnx.ModelProto:
+    """The convnet for pictures that vary by a few units around an offset.
 
     Its first layer takes the offset out, so its filters sum to zero. 8 bits between 0 and 1008 leave next to nothing
     of the pictures, while all other layers are as good in int8 as those of any net.
@@ -42,7 +42,7 @@ def sensor() -> onnx.ModelProto:
     proto = models.convnet(32)
     proto.graph.node[0].attribute[0].CopyFrom(helper.make_attribute("pads", [0, 0, 0, 0]))
     replace(proto, "w1", lambda w: w - w.mean(axis=(1, 2, 3), keepdims=True))
-    mean = answers(proto, pictures(200, 3)).mean(axis=0)
+    mean = answers(proto, pictures(200, 3, offset)).mean(axis=0)
     replace(proto, "b4", lambda b: b - mean)  # so that many classes occur
     return proto
 
@@ -61,9 +61,9 @@ def one_layer() -> onnx.ModelProto:
     )
 
 
-def pictures(count: int, seed: int) -> np.ndarray:
+def pictures(count: int, seed: int, offset: float = OFFSET) -> np.ndarray:
     contrast = np.linspace(0.3, 2, count, dtype=np.float32)[:, None, None, None]
-    return np.asarray(models.images(count, seed=seed) * contrast + OFFSET)
+    return np.asarray(models.images(count, seed=seed) * contrast + np.float32(offset))
 
 
 def replace(proto: onnx.ModelProto, name: str, change: Callable[[np.ndarray], np.ndarray]) -> None:
