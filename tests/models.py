@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 from edgepack.model import Model
@@ -127,6 +129,25 @@ def mlp(features: int = 8, classes: int = 4) -> onnx.ModelProto:
             "w2": random((classes, 16), 3), "b2": random((classes,), 4),
         },
     )  # fmt: skip
+
+
+def pixelwise() -> onnx.ModelProto:
+    """A 1×1 convolution, all there is."""
+    return model(
+        [helper.make_node("Conv", ["x", "w"], ["y"], kernel_shape=[1, 1])],
+        {"x": ["N", 3, 4, 4]},
+        {"y": ["N", 5, 4, 4]},
+        {"w": random((5, 3, 1, 1))},
+    )
+
+
+def kernels(model: Model, folder: Path) -> list[str]:
+    """The operators that ONNX Runtime really runs, from its optimized graph."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(folder / "optimized.onnx")
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    onnxruntime.InferenceSession(model.proto().SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return [node.op_type for node in onnx.load(folder / "optimized.onnx").graph.node]
 
 
 def in_edgepack(proto: onnx.ModelProto) -> Model:

@@ -8,14 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from onnx import helper
 
 from edgepack import target
 from edgepack.errors import UnsupportedOperator
 from edgepack.metric import harness
-from edgepack.model import Model
 from edgepack.passes.dynamic import dynamic
 from edgepack.reference import Session
 from edgepack.samples import Feed
@@ -30,15 +28,6 @@ def name(request: pytest.FixtureRequest) -> str:
     if not all(importlib.util.find_spec(module) for module in target.load(request.param).REQUIREMENTS):
         pytest.skip(f"the {request.param} extra is not installed")
     return str(request.param)
-
-
-def kernels(model: Model, folder: Path) -> list[str]:
-    """The operators that ONNX Runtime really runs."""
-    options = onnxruntime.SessionOptions()
-    options.optimized_model_filepath = str(folder / "optimized.onnx")
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    onnxruntime.InferenceSession(model.proto().SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return [node.op_type for node in onnx.load(folder / "optimized.onnx").graph.node]
 
 
 NETS: dict[str, tuple[onnx.ModelProto, Feed, float]] = {
@@ -60,7 +49,7 @@ def test_it_answers_like_the_original(name: str, net: str, tmp_path: Path) -> No
 
 def test_onnxruntime_computes_in_its_fused_kernels(tmp_path: Path) -> None:
     made = dynamic(models.in_edgepack(models.transformer()), ORT)
-    run = kernels(made.model, tmp_path)
+    run = models.kernels(made.model, tmp_path)
     assert run.count("MatMul") + run.count("FusedMatMul") == 2  # of activations with activations
     assert run.count("DynamicQuantizeMatMul") + run.count("MatMulIntegerToFloat") == 6
     assert "MatMulInteger" not in run

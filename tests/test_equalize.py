@@ -21,7 +21,7 @@ from edgepack.reference import Session
 from edgepack.samples import Samples
 from edgepack.target import Scheme
 from tests import models
-from tests.test_quantize import ORT, kernels, samples_of
+from tests.test_quantize import ORT, samples_of
 from tests.test_saturate import sqnr
 
 OPENVINO = target.load("openvino").SCHEME
@@ -116,7 +116,7 @@ def test_it_takes_no_more_operators(tmp_path: Path) -> None:
     model = MODELS["depthwise"]
     samples = samples_of(tmp_path, model, x=models.images(32, seed=1))
     plain, even = (int8(model, samples, ORT, Steps(equalize=on)) for on in (False, True))
-    assert kernels(even, tmp_path) == kernels(plain, tmp_path)
+    assert models.kernels(even, tmp_path) == models.kernels(plain, tmp_path)
 
 
 def test_even_channels_and_other_activations_are_left_alone(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from edgepack.statistics.extent import Extent
 from edgepack.statistics.stream import stream
 from edgepack.target import Scheme
 from tests import models
-from tests.test_quantize import ORT, kernels, samples_of
+from tests.test_quantize import ORT, samples_of
 from tests.test_saturate import sqnr
 
 node = helper.make_node
@@ -73,7 +73,7 @@ def test_a_wide_channel_no_longer_ruins_the_others(tmp_path: Path) -> None:
 def test_it_takes_no_more_operators(tmp_path: Path) -> None:
     model = block()
     samples = samples_of(tmp_path, model, x=models.images(64, seed=1))
-    before, after = (kernels(integers(m, samples), tmp_path) for m in (model, evened(model, samples)))
+    before, after = (models.kernels(integers(m, samples), tmp_path) for m in (model, evened(model, samples)))
     assert len(after) == len(before)
     assert after.count("QLinearMul") == before.count("QLinearMul") + 1
     assert after.count("QLinearAdd") == before.count("QLinearAdd") - 1

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx_ir as ir
-import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -45,15 +44,6 @@ def quantized(model: Model, samples: Samples, scheme: Scheme = ORT) -> Model:
     return result
 
 
-def kernels(model: Model, tmp_path: Path) -> list[str]:
-    """The operators that ONNX Runtime really runs, from its optimized graph."""
-    options = onnxruntime.SessionOptions()
-    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    onnxruntime.InferenceSession(model.proto().SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return [node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node]
-
-
 @pytest.fixture(scope="module")
 def convnet(tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Model, Samples]:
     """The float model, its int8 form, and fresh samples."""
@@ -79,7 +69,7 @@ def test_weights_are_stored_once_in_one_byte(convnet: tuple[Model, Model, Sample
 
 
 def test_every_layer_runs_in_int8_in_the_runtime(convnet: tuple[Model, Model, Samples], tmp_path: Path) -> None:
-    ran = kernels(convnet[1], tmp_path)
+    ran = models.kernels(convnet[1], tmp_path)
     assert ran.count("QLinearConv") == 3 and "QLinearAdd" in ran and "QGemm" in ran
     assert not {"Conv", "Gemm", "Relu", "Clip", "Add"} & set(ran)
     assert ran.count("QuantizeLinear") == 1 and ran.count("DequantizeLinear") == 0
@@ -228,14 +218,7 @@ def test_shared_weights_are_quantized_once(tmp_path: Path) -> None:
 
 
 def test_a_quantized_graph_output_keeps_its_name(tmp_path: Path) -> None:
-    model = models.in_edgepack(
-        models.model(
-            [helper.make_node("Conv", ["x", "w"], ["y"], kernel_shape=[1, 1])],
-            {"x": ["N", 3, 4, 4]},
-            {"y": ["N", 5, 4, 4]},
-            {"w": models.random((5, 3, 1, 1))},
-        )
-    )
+    model = models.in_edgepack(models.pixelwise())
     int8 = quantized(model, samples_of(tmp_path, model, x=models.images(32, 4)))
     assert [tensor.name for tensor in int8.outputs] == ["y"]
     x = models.images(4, 4, seed=9)

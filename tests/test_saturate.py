@@ -15,7 +15,7 @@ from edgepack.model import Model
 from edgepack.passes.placement import place
 from edgepack.reference import Session
 from tests import models
-from tests.test_quantize import ORT, kernels, quantized, samples_of
+from tests.test_quantize import ORT, quantized, samples_of
 
 node = helper.make_node
 
@@ -46,7 +46,7 @@ def block(tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Model]:
 
 
 def test_a_mobile_block_computes_in_integers_only(block: tuple[Model, Model], tmp_path: Path) -> None:
-    found = kernels(block[1], tmp_path)
+    found = models.kernels(block[1], tmp_path)
     assert found.count("QuantizeLinear") == 1
     assert not set(found) & {"HardSwish", "HardSigmoid", "Mul", "Add", "Conv"}
     assert found.count("QLinearMul") == 4

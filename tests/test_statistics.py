@@ -111,14 +111,7 @@ def test_two_histograms_join() -> None:
 
 def test_moments_are_those_of_the_patches(tmp_path: Path) -> None:
     """A 1×1 convolution's patches are its pixels."""
-    model = models.in_edgepack(
-        models.model(
-            [helper.make_node("Conv", ["x", "w"], ["y"], kernel_shape=[1, 1])],
-            {"x": ["N", 3, 4, 4]},
-            {"y": ["N", 5, 4, 4]},
-            {"w": models.random((5, 3, 1, 1))},
-        )
-    )
+    model = models.in_edgepack(models.pixelwise())
     x = models.images(40, 4)
     observer = Moments(node=next(iter(model.ir.graph)), samples=40)
     list(stream(model, [observer], samples_of(tmp_path, model, x)))
