@@ -41,6 +41,7 @@ class Ingredients:
 
     `original` is the model as given, `clean` the same after clean-up; `judged` are the samples that quality is
     measured on, the calibration samples themselves where there is no evaluation set, and `judge` measures it.
+    `references` are the original's answers to the `golden` feeds.
     """
 
     plan: Plan
@@ -53,6 +54,7 @@ class Ingredients:
     judged: Samples | None
     judge: Judge | None
     golden: list[Feed]
+    references: list[Feed]
     synthetic: bool
     labels: list[str] | None
     wheels: bool
@@ -86,10 +88,7 @@ def make(
         WrongOutput, RunFailed: the bundle does not hold in a process with only what it pins.
     """
     plan = given.plan
-    model, note = lowered_form(given, precision, progress, keep_float)
-    fitted = fit_format(model, plan.reads, " ".join(plan.target.REQUIREMENTS))
-    model = fitted.model
-    notes = [line for line in (note, fitted.note) if line]
+    model, notes = fitted_form(given, precision, progress, keep_float)
     progress("packaging", 0, 0)
     (folder / "model").mkdir()
     (folder / bundle.BASELINE).mkdir()
@@ -99,15 +98,14 @@ def make(
     threads = min(plan.threads, available_cores())
     built = runtime.load(str(folder / "model" / file), threads)
     expected = [built(feed) for feed in given.golden]
-    reference = [given.session.run(feed) for feed in given.golden]
     requirements = plan.requirements(images=_pictures(given) is not None)
     bundle.write_payload(folder, plan.target_name, requirements)
     if given.wheels:
         progress("fetching wheels", 0, 0)
         notes.append(wheels.fetch(requirements, plan.device, folder / wheels.FOLDER))
-    _write_golden(given, folder / "golden", expected, reference)
+    _write_golden(given, folder / "golden", expected)
     exact = precision == "int8" and plan.scheme.bit_exact and integer_only(model, plan.scheme)
-    terms = golden.terms(model, expected, reference, precision, exact)
+    terms = golden.terms(model, expected, given.references, precision, exact)
     baseline = _baseline_runs(plan, folder)
     if baseline:
         notes.append(baseline)
@@ -177,6 +175,15 @@ def settled(given: Ingredients, progress: Progress) -> Settled:
     return given.known["int8"]
 
 
+def fitted_form(
+    given: Ingredients, precision: str, progress: Progress, keep_float: frozenset[str] = frozenset()
+) -> tuple[Model, list[str]]:
+    """The model in the given precision, in a format that the device's runtime reads; and notes."""
+    model, note = lowered_form(given, precision, progress, keep_float)
+    fitted = fit_format(model, given.plan.reads, " ".join(given.plan.target.REQUIREMENTS))
+    return fitted.model, [line for line in (note, fitted.note) if line]
+
+
 def lowered_form(
     given: Ingredients, precision: str, progress: Progress, keep_float: frozenset[str] = frozenset()
 ) -> tuple[Model, str]:
@@ -220,8 +227,8 @@ def _pictures(given: Ingredients) -> Samples | None:
     return source if source is not None and source.spec is not None else None
 
 
-def _write_golden(given: Ingredients, folder: Path, expected: list[Feed], reference: list[Feed]) -> None:
-    for name, feeds in (("inputs", given.golden), ("expected", expected), ("reference", reference)):
+def _write_golden(given: Ingredients, folder: Path, expected: list[Feed]) -> None:
+    for name, feeds in (("inputs", given.golden), ("expected", expected), ("reference", given.references)):
         bundle.write_arrays(folder / f"{name}.npz", golden.by_sample(feeds))
     pictures = _pictures(given)
     if pictures is not None and pictures.pixels is not None:

@@ -171,11 +171,11 @@ def build(
 
     progress("cleaning up", 0, 0)
     session = Session(original)
-    refuse_undefined(original, (session.run(feed) for feed in feeds))
-    answers = session.run(feeds[0])
-    judge = judge_for(session, judged, asked, answers, keep=decision.on_trial)
+    references = [session.run(feed) for feed in feeds]
+    refuse_undefined(original, references)
+    judge = judge_for(session, judged, asked, references[0], keep=decision.on_trial)
     if max_drop is not None and judge is not None:
-        refuse_unmeasurable(judge, answers)
+        refuse_unmeasurable(judge, references[0])
     clean, tidied = cleaned(untidy, session, feeds[:2])
     given = Ingredients(
         plan=decision,
@@ -188,6 +188,7 @@ def build(
         judged=judged,
         judge=judge,
         golden=feeds,
+        references=references,
         synthetic=synthetic,
         labels=classes,
         wheels=wheels,
@@ -197,7 +198,7 @@ def build(
         if max_drop is None:
             chosen, reason, tried = _choose(given, untidy, folder, seconds, progress)
         else:
-            search_judge = judge_for(session, searched, asked, answers, keep=True)
+            search_judge = judge_for(session, searched, asked, references[0], keep=True)
             assert search_judge is not None and searched is not None
             promised = Promised(
                 budget=max_drop,

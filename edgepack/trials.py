@@ -15,12 +15,11 @@ from typing import Any
 
 from edgepack._version import VERSION
 from edgepack.benchmark import bench
-from edgepack.candidate import Ingredients, Progress, lowered_form, make, settled
+from edgepack.candidate import Ingredients, Progress, fitted_form, make, settled
 from edgepack.device import available_cores
 from edgepack.errors import Interrupted
 from edgepack.judge import Judge
 from edgepack.metric import Quality
-from edgepack.passes.fit_format import fit_format
 from edgepack.samples import Feed, Samples
 from edgepack.search import Trial, floats
 from edgepack.sensitivity import Injection, inject
@@ -88,11 +87,10 @@ class Trials:
     def load(self, form: Form) -> Callable[[Feed], Feed]:
         plan = self.given.plan
         if form not in self.files:
-            model, _ = lowered_form(self.given, form[0], self.progress, form[1])
-            fitted = fit_format(model, plan.reads, " ".join(plan.target.REQUIREMENTS)).model
+            model, _ = fitted_form(self.given, form[0], self.progress, form[1])
             folder = self.scratch / str(len(self.files))
             folder.mkdir()
-            self.files[form] = folder / plan.target.lower(fitted, folder)
+            self.files[form] = folder / plan.target.lower(model, folder)
         return runner(plan.target_name).load(str(self.files[form]), min(plan.threads, available_cores()))
 
 
