@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
-import numpy as np
-
 from edgepack.cost import cost_of
 from edgepack.errors import EdgepackError
-from edgepack.metric import harness
+from edgepack.metric import distance
+from edgepack.metrics.base import first_float
 from edgepack.passes.quantize import quantize
 from edgepack.preparation import Prepared
 from edgepack.reference import Session
@@ -54,15 +53,11 @@ def eight_bits(ready: Prepared, scheme: Scheme, feeds: Sequence[Feed], original:
     chosen = list(islice(feeds, _MACS // macs))
     if not chosen:
         return None
-    name = next((name for name, array in original.run(chosen[0]).items() if array.dtype.kind == "f"), None)
-    if name is None:
+    references = [original.run(feed) for feed in chosen]
+    if first_float(references[0])[1] is None:
         return None
-    reference, with_it, without = (
-        harness().flat([np.asarray(session.run(feed)[name]) for feed in chosen])
-        for session in (original, saturating, exact)
-    )
     return EightBits(
-        saturated_db=harness().sqnr_db(reference, with_it),
-        exact_db=harness().sqnr_db(reference, without),
+        saturated_db=distance(saturating.run, chosen, references).sqnr_db,
+        exact_db=distance(exact.run, chosen, references).sqnr_db,
         shares=saturating.shares,
     )

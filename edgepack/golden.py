@@ -10,7 +10,7 @@ import numpy as np
 from edgepack.errors import ShapeNeeded
 from edgepack.metric import harness
 from edgepack.model import Model, TensorSpec
-from edgepack.samples import Feed, Samples
+from edgepack.samples import Feed, Samples, spread
 
 COUNT = 8
 _BYTES = 8_000_000
@@ -30,10 +30,7 @@ def feeds(samples: Samples | None, model: Model) -> tuple[list[Feed], bool]:
     first = samples.read(0)
     size = sum(array.nbytes for array in first.values())
     count = max(1, min(COUNT, samples.count, _BYTES // max(size, 1)))
-    # Spread over the set, which is often sorted by class.
-    picks = sorted({int(index) for index in np.linspace(0, samples.count - 1, count)})
-    chosen = [samples.read(index) for index in picks]
-    return chosen, False
+    return [samples.read(index) for index in spread(samples.count, count)], False
 
 
 def synthetic(model: Model, seed: int) -> Feed:

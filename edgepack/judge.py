@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from edgepack.annotations import image_size
 from edgepack.errors import LabelsError, MetricError, UsageError
 from edgepack.labels import read_characters
-from edgepack.metric import Quality, harness, holds_scores
+from edgepack.metric import Distance, Quality, holds_scores
 from edgepack.metrics import bootstrap, default, resolve, truths
 from edgepack.metrics.base import Answer, AnyMetric, first_float, shape_words
 from edgepack.model import Model
@@ -42,20 +42,15 @@ def evaluate(
 class _Comparison:
     """Running sums over the first float output."""
 
-    signal: float = 0.0
-    noise: float = 0.0
+    distance: Distance = field(default_factory=Distance)
     same: int = 0
     answers: int = 0
     seen: bool = False
 
     def add(self, reference: np.ndarray, actual: np.ndarray) -> None:
-        power = float(np.sum(np.square(reference, dtype=np.float64)))
-        # Where the number of detections differs nothing of the signal is right.
-        alike = reference.shape == actual.shape
         self.seen = True
-        self.signal += power
-        self.noise += float(np.sum(np.square(reference.astype(np.float64) - actual))) if alike else power
-        if alike and holds_scores(reference):
+        self.distance.add(reference, actual)
+        if reference.shape == actual.shape and holds_scores(reference):
             equal = np.argmax(reference, -1) == np.argmax(actual, -1)
             self.same += int(equal.sum())
             self.answers += equal.size
@@ -124,7 +119,7 @@ class Judge:
         quality = Quality(
             source=self._samples.source,
             count=len(before) or self._samples.count,
-            sqnr_db=harness().decibels(comparison.signal, comparison.noise) if comparison.seen else None,
+            sqnr_db=comparison.distance.sqnr_db if comparison.seen else None,
             agreement=100 * comparison.same / comparison.answers if comparison.answers else None,
         )
         return quality if self._metric is None else self._judged(quality, self._metric, before, after)

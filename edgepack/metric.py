@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -10,6 +10,8 @@ import numpy as np
 
 from edgepack import _root
 from edgepack.metrics import bootstrap
+from edgepack.metrics.base import first_float
+from edgepack.samples import Feed
 
 
 class HarnessModule(Protocol):
@@ -59,6 +61,35 @@ class Quality:
     drop: float | None = None
     drop_low: float | None = None
     drop_high: float | None = None
+
+
+@dataclass
+class Distance:
+    """Running sums over pairs of an output: what SQNR is made of."""
+
+    signal: float = 0.0
+    noise: float = 0.0
+
+    def add(self, reference: np.ndarray, actual: np.ndarray) -> None:
+        power = float(np.sum(np.square(reference, dtype=np.float64)))
+        # Where the number of detections differs nothing of the signal is right.
+        alike = reference.shape == actual.shape
+        self.signal += power
+        self.noise += float(np.sum(np.square(reference.astype(np.float64) - actual))) if alike else power
+
+    @property
+    def sqnr_db(self) -> float:
+        return harness().decibels(self.signal, self.noise)
+
+
+def distance(run: Callable[[Feed], Feed], feeds: Sequence[Feed], references: Sequence[Feed]) -> Distance:
+    """How far the answers to feeds are from given ones, over the first float output."""
+    found = Distance()
+    for feed, reference in zip(feeds, references, strict=True):
+        name, wanted = first_float(reference)
+        if wanted is not None:
+            found.add(wanted, run(feed)[name])
+    return found
 
 
 def too_few(quality: Quality, budget: float) -> str:

@@ -90,6 +90,11 @@ class Samples:
             )
 
 
+def spread(count: int, wanted: int) -> list[int]:
+    """Up to `wanted` places of so many samples, far apart: sets are often sorted by class."""
+    return sorted({int(place) for place in np.linspace(0, count - 1, min(wanted, count))})
+
+
 def subset(samples: Samples, places: Sequence[int]) -> Samples:
     """The samples at `places`, in that order."""
     pixels, labels = samples.pixels, samples.labels

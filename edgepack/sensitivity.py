@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import onnx_ir as ir
 
 from edgepack.layer import bias_of, channel_axis
-from edgepack.metric import harness
-from edgepack.metrics.base import first_float
+from edgepack.metric import distance
 from edgepack.model import Model
 from edgepack.passes.edits import initializer
 from edgepack.passes.placement import Placement, place, tail
@@ -163,23 +163,8 @@ def inject(
     found = []
     for done, (layer, tensors) in enumerate(board.around.items()):
         on = {"both": [f"{layer}/weights", *tensors], "weights": [f"{layer}/weights"], "activations": tensors}
-        figures = {f"{kind}_db": _sqnr(board, feeds, references, on[kind]) for kind in kinds}
+        figures = {f"{kind}_db": distance(partial(board.run, on=on[kind]), feeds, references).sqnr_db for kind in kinds}
         found.append(Injection(layer=layer, operator=board.operators[layer], **figures))
         if progress:
             progress(done + 1, len(board.around))
     return sorted(found, key=lambda injection: injection.both_db)
-
-
-def _sqnr(board: Switchboard, feeds: Sequence[Feed], references: Sequence[Feed], on: Sequence[str]) -> float:
-    signal = noise = 0.0
-    for feed, reference in zip(feeds, references, strict=True):
-        name, wanted = first_float(reference)
-        if wanted is None:
-            continue
-        got = board.run(feed, on)[name]
-        power = float(np.sum(np.square(wanted, dtype=np.float64)))
-        signal += power
-        # Where the number of detections differs nothing of the signal is right.
-        same = got.shape == wanted.shape
-        noise += float(np.sum(np.square(wanted.astype(np.float64) - got))) if same else power
-    return harness().decibels(signal, noise)

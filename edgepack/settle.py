@@ -6,19 +6,18 @@ net; in a deep one with sharp answers each choice is worth decibels either way. 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from edgepack.metric import harness
-from edgepack.metrics.base import first_float
-from edgepack.passes.correct_bias import correct_biases
+from edgepack.metric import distance
+from edgepack.passes.correct_bias import correct_biases, output_means
 from edgepack.passes.placement import place
 from edgepack.passes.quantize import Rounded, quantize
 from edgepack.preparation import Prepared
 from edgepack.reference import Session
-from edgepack.samples import Feed, Samples, subset
+from edgepack.samples import Samples, spread, subset
 from edgepack.statistics.choose_range import choose_ranges
 from edgepack.target import Scheme
 
@@ -44,12 +43,15 @@ class Settled:
         samples: Samples,
         keep_float: frozenset[str] = frozenset(),
         progress: Callable[[int, int], None] | None = None,
+        means: Mapping[str, np.ndarray] | None = None,
     ) -> dict[str, Rounded]:
         """The rounded layers with their biases corrected, some layers left float."""
         ready = self.ready
         if not self.sequential:
             return ready.layers
-        return correct_biases(ready.model, scheme, ready.ranges, ready.layers, samples, keep_float, progress=progress)
+        return correct_biases(
+            ready.model, scheme, ready.ranges, ready.layers, samples, keep_float, means=means, progress=progress
+        )
 
 
 def hold_back(samples: Samples) -> tuple[Samples, Samples]:
@@ -57,11 +59,10 @@ def hold_back(samples: Samples) -> tuple[Samples, Samples]:
 
     Ranges are to see both (preparation.prepare's `held`): what is clipped because it was held back is no fair trial.
     """
+    held = spread(samples.count, HELD)
     if samples.count < 2 * HELD:
-        few = np.unique(np.linspace(0, samples.count - 1, min(samples.count, HELD)).astype(int))
-        return samples, subset(samples, few.tolist())
-    held = set(np.unique(np.linspace(0, samples.count - 1, HELD).astype(int)).tolist())
-    return subset(samples, [i for i in range(samples.count) if i not in held]), subset(samples, sorted(held))
+        return samples, subset(samples, held)
+    return subset(samples, [i for i in range(samples.count) if i not in held]), subset(samples, held)
 
 
 def settle(
@@ -81,6 +82,7 @@ def settle(
     original = Session(ready.model)
     references = [original.run(feed) for feed in feeds]
     placement = place(ready.model, scheme, ready.unseen)
+    means = output_means(ready.model, scheme, ready.layers, samples, ready.unseen)
     forms: dict[str, Settled] = {}
     figures: dict[str, float] = {}
 
@@ -88,9 +90,9 @@ def settle(
         chosen = choose_ranges(ready.extents, placement.tensors, ranges, placement.limits)
         name = f"ranges by {ranges}, biases corrected {'layer upon layer' if sequential else 'at once'}"
         form = Settled(name=name, ready=replace(ready, ranges=chosen), sequential=sequential, sqnr_db={})
-        layers = form.layers(scheme, samples, ready.unseen)
+        layers = form.layers(scheme, samples, ready.unseen, means=means)
         model = quantize(ready.model, scheme, chosen, layers, ready.unseen).model
-        forms[name], figures[name] = form, _sqnr(Session(model), feeds, references)
+        forms[name], figures[name] = form, distance(Session(model).run, feeds, references).sqnr_db
         if progress:
             progress(len(forms), len(RANGES) + 1)
         return name
@@ -101,18 +103,3 @@ def settle(
         if figures[other] > figures[name] + _CLEARLY:
             name = other
     return replace(forms[name], sqnr_db=figures)
-
-
-def _sqnr(session: Session, feeds: list[Feed], references: list[Feed]) -> float:
-    """Over the first float output, in dB."""
-    signal = noise = 0.0
-    for feed, reference in zip(feeds, references, strict=True):
-        name, wanted = first_float(reference)
-        if wanted is None:
-            continue
-        got = session.run(feed)[name]
-        power = float(np.sum(np.square(wanted, dtype=np.float64)))
-        signal += power
-        same = got.shape == wanted.shape
-        noise += float(np.sum(np.square(wanted.astype(np.float64) - got))) if same else power
-    return harness().decibels(signal, noise)

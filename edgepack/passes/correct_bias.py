@@ -60,6 +60,7 @@ def correct_biases(
     samples: Samples,
     keep_float: frozenset[str] = frozenset(),
     *,
+    means: Mapping[str, np.ndarray] | None = None,
     memory: int = MEMORY,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Rounded]:
@@ -69,17 +70,12 @@ def correct_biases(
         model: the float model.
         layers: rounded weights by output name; layers without are rounded to nearest and left uncorrected.
         keep_float: layers that stay float. Correct after they are chosen: which they are changes every mean.
+        means: what `output_means` gave for these samples; it is called if not given.
     """
+    if means is None:
+        means = output_means(model, scheme, layers, samples, keep_float, memory)
     few = replace(samples, count=min(samples.count, SAMPLES))
-    corrected = {
-        str(node.outputs[0].name): output_axis(node)
-        for node in place(model, scheme, keep_float).weighted
-        if node.op_type in _CORRECTED and str(node.outputs[0].name) in layers
-    }
-    wanted = [ChannelMean(tensor=name, axis=axis) for name, axis in corrected.items()]
-    for _ in stream(model, wanted, few, memory):
-        pass
-    means = {observer.tensor: observer.mean for observer in wanted}
+    corrected = _corrected(model, scheme, layers, keep_float)
     simulated = quantize(model, replace(scheme, bias_bits=0), ranges, layers, keep_float).model
     feeds = list(few.batches(few.batch()))
     live: list[dict[str, np.ndarray]] = [dict(feed) for feed in feeds]
@@ -101,6 +97,34 @@ def correct_biases(
         if progress:
             progress(done + 1, len(corrected))
     return result
+
+
+def output_means(
+    model: Model,
+    scheme: Scheme,
+    layers: Mapping[str, Rounded],
+    samples: Samples,
+    keep_float: frozenset[str] = frozenset(),
+    memory: int = MEMORY,
+) -> dict[str, np.ndarray]:
+    """The float model's mean output of each channel of each layer that can be corrected."""
+    few = replace(samples, count=min(samples.count, SAMPLES))
+    corrected = _corrected(model, scheme, layers, keep_float)
+    wanted = [ChannelMean(tensor=name, axis=axis) for name, axis in corrected.items()]
+    for _ in stream(model, wanted, few, memory):
+        pass
+    return {observer.tensor: observer.mean for observer in wanted}
+
+
+def _corrected(
+    model: Model, scheme: Scheme, layers: Mapping[str, Rounded], keep_float: frozenset[str]
+) -> dict[str, int]:
+    """The layers that are corrected, with the axis that counts their channels."""
+    return {
+        str(node.outputs[0].name): output_axis(node)
+        for node in place(model, scheme, keep_float).weighted
+        if node.op_type in _CORRECTED and str(node.outputs[0].name) in layers
+    }
 
 
 def _drift(live: Sequence[Feed], value: str, axis: int, mean: np.ndarray) -> np.ndarray:

@@ -24,7 +24,7 @@ from edgepack.passes.rescale import rescale
 from edgepack.passes.scale_groups import LAYERS, Port, ScaleGroups, trace
 from edgepack.passes.simplify import TOLERANCE, largest_error
 from edgepack.reference import Session
-from edgepack.samples import Samples, subset
+from edgepack.samples import Samples, spread, subset
 from edgepack.statistics.channel_extent import ChannelExtent
 from edgepack.statistics.stream import MEMORY, stream
 from edgepack.target import Scheme
@@ -59,7 +59,7 @@ def equalize(
         name: ChannelExtent(tensor=name, axis=groups.values[name].axis)
         for name in dict.fromkeys(name for problem in problems for name in problem.tensors)
     }
-    few = subset(samples, np.unique(np.linspace(0, samples.count - 1, SAMPLES).astype(int)).tolist())
+    few = subset(samples, spread(samples.count, SAMPLES))
     for _ in stream(model, list(observers.values()), few, memory):
         pass
     problems = [problem for problem in problems if all(observers[name].lows for name in problem.tensors)]
