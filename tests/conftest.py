@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +15,9 @@ import pytest
 from tests import models
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+# A shell starts what it runs in the background with Ctrl-C ignored, and the processes that tests interrupt inherit it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -53,8 +53,9 @@ def own(name: str) -> Metric[Record]:
 
 def _load(name: str) -> Function:
     module, _, attribute = name.partition(":")
-    here = str(Path.cwd())
+    here, writes = str(Path.cwd()), sys.dont_write_bytecode
     sys.path.insert(0, here)
+    sys.dont_write_bytecode = True  # no __pycache__ in the user's folder
     try:
         function = getattr(importlib.import_module(module), attribute)
     except ModuleNotFoundError as error:
@@ -69,6 +70,7 @@ def _load(name: str) -> Function:
         raise MetricError(f"--metric {name}: importing it fails: {_words(error)}", f"mend {module}") from error
     finally:
         sys.path.remove(here)
+        sys.dont_write_bytecode = writes
     if not callable(function):
         raise MetricError(f"--metric {name} is no function", "it should take outputs and labels, and return percent")
     return function  # type: ignore[no-any-return]
