@@ -209,9 +209,7 @@ def lowered_form(
         assert given.data is not None
         scheme, form = given.plan.scheme, settled(given, progress)
         keep_float = keep_float | form.ready.unseen
-        layers = form.layers(
-            scheme, given.data, keep_float, lambda done, total: progress("correcting biases", done, total)
-        )
+        layers = form.layers(keep_float, lambda done, total: progress("correcting biases", done, total))
         result = quantize(form.ready.model, scheme, form.ready.ranges, layers, keep_float)
         bits = ", 7-bit weights since this CPU adds products with saturation" if scheme.weight_bits == 7 else ""
         notes = [f"{result.note}{bits}", *form.ready.notes, f"{form.name}, from {given.data.count} samples"]

@@ -14,6 +14,7 @@ from edgepack.layer import bias_of, channel_axis
 from edgepack.metric import distance
 from edgepack.model import Model
 from edgepack.passes.edits import initializer
+from edgepack.passes.logits import logits
 from edgepack.passes.placement import Placement, place, tail
 from edgepack.passes.quantize import Grid, Rounded, activation_grids, rounded_nearest, spread
 from edgepack.preparation import Prepared
@@ -25,6 +26,8 @@ from edgepack.target import Scheme
 @dataclass(frozen=True, kw_only=True)
 class Injection:
     """What one layer's int8 form alone does to the model's first float output: SQNR in dB, larger is better.
+
+    Where that comes from a Softmax, it is what the Softmax is given (passes/logits.py).
 
     `both_db` has its weights rounded and the tensors that it reads and writes; `weights_db` and `activations_db`
     one of them. They are None where they were not asked for.
@@ -152,7 +155,7 @@ def inject(
         parts: tell weights and activations apart, for three times the time.
         seconds: about how long it may take; fewer feeds are used then, but at least one.
     """
-    board = Switchboard(model, scheme, prepared)
+    board = Switchboard(logits(model), scheme, prepared)
     kinds = ("both", "weights", "activations") if parts else ("both",)
     start = time.monotonic()
     references = [board.run(feeds[0], ())]

@@ -13,6 +13,7 @@ import numpy as np
 
 from edgepack.metric import distance
 from edgepack.passes.correct_bias import correct_biases, output_means
+from edgepack.passes.logits import logits
 from edgepack.passes.placement import place
 from edgepack.passes.quantize import Rounded, quantize
 from edgepack.preparation import Prepared
@@ -30,27 +31,37 @@ RANGES = ("minmax", "mse", "percentile")
 
 @dataclass(frozen=True, kw_only=True)
 class Settled:
-    """A preparation with its ranges and its bias correction chosen; `sqnr_db` by form, on held-back samples."""
+    """A preparation with its ranges and its bias correction chosen; `sqnr_db` by form, on held-back samples.
+
+    `corrected` are the rounded layers with their biases as they were compared, every layer int8; `means` the float
+    model's over `samples`, by which biases are corrected.
+    """
 
     name: str
     ready: Prepared
+    scheme: Scheme
+    samples: Samples
     sequential: bool
+    means: Mapping[str, np.ndarray]
+    corrected: Mapping[str, Rounded]
     sqnr_db: dict[str, float]
 
     def layers(
-        self,
-        scheme: Scheme,
-        samples: Samples,
-        keep_float: frozenset[str] = frozenset(),
-        progress: Callable[[int, int], None] | None = None,
-        means: Mapping[str, np.ndarray] | None = None,
-    ) -> dict[str, Rounded]:
+        self, keep_float: frozenset[str] = frozenset(), progress: Callable[[int, int], None] | None = None
+    ) -> Mapping[str, Rounded]:
         """The rounded layers with their biases corrected, some layers left float."""
-        ready = self.ready
-        if not self.sequential:
-            return ready.layers
+        ready, keep_float = self.ready, keep_float | self.ready.unseen
+        if not self.sequential or keep_float == ready.unseen:
+            return self.corrected
         return correct_biases(
-            ready.model, scheme, ready.ranges, ready.layers, samples, keep_float, means=means, progress=progress
+            ready.model,
+            self.scheme,
+            ready.ranges,
+            ready.layers,
+            self.samples,
+            keep_float,
+            means=self.means,
+            progress=progress,
         )
 
 
@@ -78,8 +89,9 @@ def settle(
         samples: those that biases are corrected by.
         held: those that forms are compared on.
     """
+    answering = logits(ready.model)
     feeds = list(held.batches(held.batch()))
-    original = Session(ready.model)
+    original = Session(answering)
     references = [original.run(feed) for feed in feeds]
     placement = place(ready.model, scheme, ready.unseen)
     means = output_means(ready.model, scheme, ready.layers, samples, ready.unseen)
@@ -87,12 +99,23 @@ def settle(
     figures: dict[str, float] = {}
 
     def attempt(ranges: str, sequential: bool) -> str:
-        chosen = choose_ranges(ready.extents, placement.tensors, ranges, placement.limits)
         name = f"ranges by {ranges}, biases corrected {'layer upon layer' if sequential else 'at once'}"
-        form = Settled(name=name, ready=replace(ready, ranges=chosen), sequential=sequential, sqnr_db={})
-        layers = form.layers(scheme, samples, ready.unseen, means=means)
-        model = quantize(ready.model, scheme, chosen, layers, ready.unseen).model
-        forms[name], figures[name] = form, distance(Session(model).run, feeds, references).sqnr_db
+        chosen = choose_ranges(ready.extents, placement.tensors, ranges, placement.limits)
+        layers = ready.layers
+        if sequential:
+            layers = correct_biases(ready.model, scheme, chosen, layers, samples, ready.unseen, means=means)
+        forms[name] = Settled(
+            name=name,
+            ready=replace(ready, ranges=chosen),
+            scheme=scheme,
+            samples=samples,
+            sequential=sequential,
+            means=means,
+            corrected=layers,
+            sqnr_db=figures,
+        )
+        model = quantize(answering, scheme, chosen, layers, ready.unseen).model
+        figures[name] = distance(Session(model).run, feeds, references).sqnr_db
         if progress:
             progress(len(forms), len(RANGES) + 1)
         return name
@@ -102,4 +125,4 @@ def settle(
     for other in (best, attempt(names[best], sequential=False)):
         if figures[other] > figures[name] + _CLEARLY:
             name = other
-    return replace(forms[name], sqnr_db=figures)
+    return forms[name]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import helper, numpy_helper
 
 from edgepack import target
 from edgepack.metric import harness
@@ -51,7 +52,7 @@ def test_the_best_of_the_forms_is_taken(tmp_path: Path) -> None:
     wanted = Session(model).run(fresh)["y"]
 
     def sqnr(ranges: dict[str, tuple[float, float]]) -> float:
-        layers = settled.layers(ORT, prepared)
+        layers = settled.layers()
         return harness().sqnr_db(wanted, Session(quantize(ready.model, ORT, ranges, layers).model).run(fresh)["y"])
 
     assert sqnr(settled.ready.ranges) > sqnr(ready.ranges) + 1
@@ -62,3 +63,19 @@ def test_without_a_clear_winner_everything_seen_stays_in_range(tmp_path: Path) -
     prepared, held = hold_back(samples_of(tmp_path, model, models.random((80, 8), 1)))
     settled = settle(prepare(model, ORT, prepared), ORT, prepared, held)
     assert settled.name == "ranges by minmax, biases corrected layer upon layer" and len(settled.sqnr_db) == 4
+
+
+def test_forms_are_compared_before_a_softmax(tmp_path: Path) -> None:
+    """A sharp one gives little but zeros and ones, where one sample on the edge outweighs all else."""
+
+    def figures(sharpness: float) -> list[float]:
+        proto = models.mlp()
+        proto.graph.node[-1].output[0] = "scores"
+        proto.graph.initializer.append(numpy_helper.from_array(np.array(sharpness, np.float32), "sharpness"))
+        sharpened = helper.make_node("Mul", ["scores", "sharpness"], ["sharpened"])
+        proto.graph.node.extend([sharpened, helper.make_node("Softmax", ["sharpened"], ["y"])])
+        model = models.in_edgepack(proto)
+        prepared, held = hold_back(samples_of(tmp_path, model, models.random((80, 8), 1)))
+        return list(settle(prepare(model, ORT, prepared), ORT, prepared, held).sqnr_db.values())
+
+    assert figures(1000.0) == pytest.approx(figures(1.0), abs=0.01)
