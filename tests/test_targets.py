@@ -98,6 +98,29 @@ def test_open_dimensions_stay_open(name: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(together, alone, rtol=1e-5, atol=1e-5)
 
 
+def test_single_samples_and_batches_take_turns(name: str, tmp_path: Path) -> None:
+    """OpenVINO's runner holds the model for single samples until it is given several."""
+    original, model = form_of(name, "fp32", tmp_path)
+    run = target.runner(name).load(str(tmp_path / target.load(name).lower(model, tmp_path)), 1)
+    for count in (1, 1, 4, 1, 2):
+        feed = {"x": models.images(count, seed=count)}
+        np.testing.assert_allclose(run(feed)["y"], Session(original).run(feed)["y"], rtol=1e-4, atol=1e-5)
+
+
+def test_pictures_of_any_size(name: str, tmp_path: Path) -> None:
+    proto = models.model(
+        [helper.make_node("Conv", ["x", "w"], ["y"], pads=[1, 1, 1, 1])],
+        {"x": ["N", 3, "H", "W"]},
+        {"y": ["N", 4, "H", "W"]},
+        {"w": models.random((4, 3, 3, 3))},
+    )
+    model = models.in_edgepack(proto)
+    run = target.runner(name).load(str(tmp_path / target.load(name).lower(model, tmp_path)), 1)
+    for shape in ((1, 3, 8, 8), (1, 3, 8, 12), (2, 3, 5, 8)):
+        feed = {"x": models.random(shape)}
+        np.testing.assert_allclose(run(feed)["y"], Session(model).run(feed)["y"], rtol=1e-4, atol=1e-5)
+
+
 def test_several_inputs_outputs_integers_and_scalars(name: str, tmp_path: Path) -> None:
     node = helper.make_node
     proto = models.model(

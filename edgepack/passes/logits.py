@@ -1,8 +1,8 @@
 """What a Softmax at the end of a graph is given, in the place of what it gives.
 
-One changed character in a line of text outweighs all other differences between two Softmax outputs, so that a few samples
-tell by chance which of two models is closer. Before the Softmax every error counts by its size. A constant added to all
-scores changes no answer, so each row has its mean taken off.
+One changed character in a line of text outweighs all other differences between two Softmax outputs, so that a few
+samples tell by chance which of two models is closer. Before the Softmax every error counts by its size. A constant
+added to all scores changes no answer, so each row has its mean taken off.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from typing import Any
 
 from edgepack.errors import UnsupportedOperator, needs
 from edgepack.model import Model
+from edgepack.passes.keep_axes import keep_axes
 from edgepack.target import ACTIVATION_GROUP, Scheme
 
 # OpenVINO's low-precision transformations fuse any elementwise activation into the convolution before it and
@@ -48,7 +49,7 @@ def lower(model: Model, folder: Path) -> str:
     openvino = needs("openvino")
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         source = Path(scratch) / "model.onnx"
-        model.save(source)
+        keep_axes(model).model.save(source)
         try:
             # Not openvino.convert_model, which reports each use to its makers.
             converted = openvino.Core().read_model(source)
