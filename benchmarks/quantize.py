@@ -40,7 +40,12 @@ def parser() -> argparse.ArgumentParser:
     add("--samples", type=int, default=5000, help="reporting samples at most (default 5000)")
     add("--seconds", type=float, default=2.0, help="how long each file is timed; 0 leaves it out (default 2)")
     add("--threads", default=f"1,{os.cpu_count()}", help="thread counts to time with (default one and all)")
-    add("--openvino-hint", metavar="TYPE", help="f32 makes OpenVINO calculate the peers' float layers in float32")
+    add(
+        "--openvino-hint",
+        default="f32",
+        metavar="TYPE",
+        help="what OpenVINO calculates peers' float layers in (f32, as edgepack's; default: its own choice)",
+    )
     add("--limit", type=float, default=3600.0, help="seconds after which a child is ended (default 3600)")
     add("--again", default="", metavar="NAMES", help="methods to do again though they are in the cache")
     add("--cache", type=Path, default=CACHE / "benchmark", help="what was done is not done again")
@@ -124,7 +129,7 @@ def main() -> None:
         seconds=arguments.seconds,
         limit=arguments.limit,
         envs=arguments.envs.expanduser().resolve(),
-        hint=arguments.openvino_hint,
+        hint=None if arguments.openvino_hint == "default" else arguments.openvino_hint,
         again=frozenset(_chosen(arguments.again, METHODS) if arguments.again else ()),
         say=lambda words: progress.print(f"{datetime.datetime.now():%H:%M:%S} {words}"),
     )

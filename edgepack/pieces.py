@@ -10,8 +10,6 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from edgepack.model import Model
-
 
 @dataclass(frozen=True, kw_only=True)
 class Piece:
@@ -21,10 +19,6 @@ class Piece:
     inputs: list[str]
     outputs: list[str]
     needed: set[str]
-
-    @property
-    def model(self) -> Model:
-        return Model.from_proto(self.proto)
 
     @property
     def last(self) -> onnx.NodeProto:

@@ -6,7 +6,6 @@ layer's, with the shift that they cause in its mean output.
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ import numpy as np
 import onnx_ir as ir
 from threadpoolctl import threadpool_limits
 
+from edgepack.device import available_cores
 from edgepack.errors import SamplesError
 from edgepack.layer import bias_of, channel_axis, from_matrix, to_matrix
 from edgepack.model import Model, constant
@@ -108,7 +108,7 @@ def prepare(
     for finished in stream(model, observers, samples, memory, progress):
         seen.update({observer.tensor: observer for observer in finished if isinstance(observer, Extent)})
         todo = [observer for observer in finished if isinstance(observer, Moments) and observer.followed]
-        with threadpool_limits(1, "blas"), ThreadPoolExecutor(min(len(os.sched_getaffinity(0)), 4)) as pool:
+        with threadpool_limits(1, "blas"), ThreadPoolExecutor(min(available_cores(), 4)) as pool:
             jobs = [pool.submit(_round, observer, seen, scheme) for observer in todo]
             for observer, job in zip(todo, jobs, strict=True):
                 for node in sharing[_use(observer.node)]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import onnx
@@ -21,8 +22,11 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 class Session:
     """A model ready to run on the host."""
 
-    def __init__(self, model: Model, threads: int = 0) -> None:
+    def __init__(self, model: Model | onnx.ModelProto, threads: int = 0) -> None:
         """
+        Args:
+            model: a proto is one that is small enough to be handed over in memory.
+
         Raises:
             UnsupportedOperator: ONNX Runtime lacks an operator of the model.
             CleanupError: ONNX Runtime refuses the model for another reason.
@@ -33,12 +37,7 @@ class Session:
         options.intra_op_num_threads = threads
         if detect().saturates:
             options.add_session_config_entry("session.x64quantprecision", "1")  # as the runner does
-        with tempfile.TemporaryDirectory() as scratch:
-            if model.weight_bytes < LARGEST_MESSAGE:
-                source: str | bytes = model.proto().SerializeToString()
-            else:
-                source = str(Path(scratch) / "model.onnx")
-                model.save(Path(source))
+        with _source(model) as source:
             try:
                 self._session = onnxruntime.InferenceSession(
                     source,
@@ -72,6 +71,20 @@ class Session:
             raise SamplesError(
                 f"the model cannot run on {shapes}: {_reason(error)}", "`edgepack inspect` shows what it takes"
             ) from error
+
+
+@contextlib.contextmanager
+def _source(model: Model | onnx.ModelProto) -> Iterator[str | bytes]:
+    """What ONNX Runtime loads a model from: a message, or a file where it is too large for one."""
+    if isinstance(model, onnx.ModelProto):
+        yield model.SerializeToString()
+    elif model.weight_bytes < LARGEST_MESSAGE:
+        yield model.proto().SerializeToString()
+    else:
+        with tempfile.TemporaryDirectory() as scratch:
+            path = Path(scratch) / "model.onnx"
+            model.save(path)
+            yield str(path)
 
 
 def fused(model: Model) -> onnx.ModelProto:

@@ -130,7 +130,7 @@ class SaturatingSession:
                 self._sums[start] += output.size * -(-layer.weight.shape[2] // 2)
             else:
                 if start not in self._sessions:
-                    self._sessions[start] = Session(piece.model)
+                    self._sessions[start] = Session(piece.proto)
                 given = {name: values[name] for name in piece.inputs}
                 values.update(self._sessions[start].run(given, piece.outputs))
             for name in values.keys() - piece.needed:

@@ -39,7 +39,7 @@ def test_table_and_json_of_a_small_model(convnet_files: Path, tmp_path: Path) ->
     report = tmp_path / "report.json"
     asked = [
         *("--model", f"tiny={convnet_files}", "--cache", tmp_path / "cache", "--json", report),
-        *("--methods", "float,ort,ort-per-channel,edgepack", "--targets", "onnxruntime"),
+        *("--methods", "float,ort,ort-per-channel,edgepack-int8", "--targets", "onnxruntime"),
         *("--samples", 40, "--seconds", 0.2, "--threads", 1),
     ]
     first = compare(*asked)
@@ -48,7 +48,7 @@ def test_table_and_json_of_a_small_model(convnet_files: Path, tmp_path: Path) ->
         assert words in first.stdout
     (result,) = json.loads(report.read_text())["models"]
     rows = {row["method"]: row for row in result["rows"]}
-    assert [*rows] == ["float", "ort", "ort-per-channel", "edgepack"]
+    assert [*rows] == ["float", "ort", "ort-per-channel", "edgepack-int8"]
     assert result["split"] == {"calibration": 64, "search": 32, "report": 32}
     assert rows["float"]["sqnr_db"] is None and rows["float"]["value"] == 100  # the labels are its own answers
     for name, row in rows.items():
@@ -135,7 +135,13 @@ def test_verdict_of_hits(part, flips: int, expected: str) -> None:
     ours[np.flatnonzero(peer[:, 0])[:flips]] = 0
     result = part("verdicts").difference(metric, ours, peer)
     assert result["points"] == pytest.approx(-flips / 10)
-    assert part("verdicts").word(result) == expected
+    assert part("verdicts").word(result["points"], result["p"]) == expected
+
+
+def test_the_best_of_several_is_held_to_more(part) -> None:
+    """Holm's steps: 3 × 0.01, then 2 × 0.04 = 0.08, never below the one before."""
+    assert part("verdicts").adjusted([0.04, 0.01, 0.06]) == pytest.approx([0.08, 0.03, 0.08])
+    assert part("verdicts").adjusted([0.9, 0.8]) == [1.0, 1.0] and part("verdicts").adjusted([]) == []
 
 
 def test_the_fastest_peer_that_is_as_accurate(part, tmp_path: Path) -> None:
@@ -173,7 +179,7 @@ def test_fewer_errors_are_better(part) -> None:
     metric = part("metrics").find("cer", {"character": "a\nb"})
     few, many = np.tile([[1.0, 20.0]], (200, 1)), np.tile([[3.0, 20.0]], (200, 1))
     result = part("verdicts").difference(metric, few, many)
-    assert result["points"] == pytest.approx(10) and part("verdicts").word(result) == "better"
+    assert result["points"] == pytest.approx(10) and part("verdicts").word(result["points"], result["p"]) == "better"
 
 
 def test_characters_are_read_and_counted(part) -> None:
@@ -232,7 +238,7 @@ def test_a_methods_key_follows_its_script_and_options(part, monkeypatch: pytest.
     assert len(set(keys.values())) == len(keys)
     monkeypatch.setattr(methods, "edgepack_sources", lambda: b"another edgepack")
     changed = [name for name, method in methods.METHODS.items() if method.key() != keys[name]]
-    assert changed == ["edgepack", "edgepack-max-drop"]
+    assert changed == ["edgepack", "edgepack-int8", "edgepack-max-drop"]
 
 
 def test_a_metric_of_the_benchmark_as_edgepacks_own(monkeypatch: pytest.MonkeyPatch) -> None:

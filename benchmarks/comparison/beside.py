@@ -37,13 +37,19 @@ def judge(metric: Metric, rows: list[Row], target: str) -> list[Judgement]:
 
 def _accuracy(metric: Metric, ours: Row, peers: list[Row]) -> list[Judgement]:
     records = verdicts.read(Path(ours["records"]))
-    found = []
-    for peer in peers:
-        other = verdicts.read(Path(peer["records"]))
-        result = verdicts.difference(metric, records["records"], other["records"])
-        nearer = verdicts.sqnr_difference(records["power"], other["power"])
-        found.append({"peer": peer["method"], "verdict": verdicts.word(result), **result, "sqnr": nearer})
-    return found
+    others = [verdicts.read(Path(peer["records"])) for peer in peers]
+    results = [verdicts.difference(metric, records["records"], other["records"]) for other in others]
+    together = verdicts.adjusted([result["p"] for result in results])
+    return [
+        {
+            "peer": peer["method"],
+            "verdict": verdicts.word(result["points"], p),
+            **result,
+            "p_adjusted": p,
+            "sqnr": verdicts.sqnr_difference(records["power"], other["power"]),
+        }
+        for peer, other, result, p in zip(peers, others, results, together, strict=True)
+    ]
 
 
 def _speed(ours: Row, peers: list[Row], accuracy: list[Judgement]) -> dict[int, Judgement]:

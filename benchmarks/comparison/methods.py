@@ -102,6 +102,12 @@ METHODS = {
         ),
         Method(
             name="edgepack",
+            words="edgepack build, no flags but the calibration samples: float where int8 does not pay",
+            script="with_edgepack.py",
+            forms=BY_RUNTIME,
+        ),
+        Method(
+            name="edgepack-int8",
             words="edgepack build --precision int8",
             script="with_edgepack.py",
             forms=BY_RUNTIME,

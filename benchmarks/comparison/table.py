@@ -65,7 +65,17 @@ def _short(reason: str, most: int = 32) -> str:
 
 def verdicts(results: list[dict[str, Any]]) -> Table:
     table = Table(title="edgepack beside the peers, paired over the reporting samples", title_justify="left")
-    for name in ("model", "method", "runtime", "beside", "points, 95 %", "p", "dB nearer", "verdict", "its time"):
+    for name in (
+        "model",
+        "method",
+        "runtime",
+        "beside",
+        "points, 95 %",
+        "p (of all)",
+        "dB nearer",
+        "verdict",
+        "its time",
+    ):
         table.add_column(name)
     for result in results:
         for found in result["verdicts"]:
@@ -79,7 +89,7 @@ def verdicts(results: list[dict[str, Any]]) -> Table:
                     *head,
                     entry["peer"],
                     f"{entry['points']:+.2f} ({entry['low']:+.2f} to {entry['high']:+.2f})",
-                    f"{entry['p']:.3f}",
+                    f"{entry['p']:.3f} ({entry['p_adjusted']:.3f})",
                     f"{near['db']:+.1f} ({near['low']:+.1f} to {near['high']:+.1f})" if near else "",
                     entry["verdict"],
                     _speeds({threads: s for threads, s in found["speed"].items() if s["peer"] == entry["peer"]}),

@@ -83,7 +83,7 @@ def correct_biases(
     proto = simulated.proto()
     ends = {index + 1: name for index, node in enumerate(proto.graph.node) if (name := _layer_of(node, corrected))}
     for done, (piece, layer) in enumerate(zip(pieces(proto, ends, live[0]), ends.values(), strict=True)):
-        session = Session(piece.model)
+        session = Session(piece.proto)
         for values in live:
             values.update(session.run({name: values[name] for name in piece.inputs}, piece.outputs))
         axis, value = corrected[layer], piece.last.output[0]
@@ -138,7 +138,7 @@ def _shift(live: Sequence[Feed], value: str, axis: int, drift: np.ndarray) -> No
         array = values[value]
         shape = [1] * array.ndim
         shape[axis] = -1
-        values[value] = array - drift.reshape(shape).astype(np.float32)
+        array -= drift.reshape(shape).astype(np.float32)
 
 
 def _layer_of(node: onnx.NodeProto, layers: Collection[str]) -> str | None:

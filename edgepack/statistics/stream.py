@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Protocol, TypeVar
 
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
+from threadpoolctl import threadpool_limits
 
+from edgepack.device import available_cores
 from edgepack.errors import SamplesError
 from edgepack.model import Model
 from edgepack.reference import Session
@@ -70,23 +74,31 @@ def stream(
         computed = [name for name in part if name not in given]
         session = Session(_showing(model, computed)) if computed else None
         seen = 0
-        for feed in samples.batches(batch):
-            shown = {**feed, **(session.run(feed, computed) if session is not None else {})}
-            for observer in wanted:
-                if not shown[observer.tensor].size:
-                    continue
-                try:
-                    observer.update(shown[observer.tensor])
-                except FloatingPointError:
-                    raise SamplesError(
-                        f"tensor {observer.tensor!r} is NaN or infinite on sample {seen} of {samples.source}",
-                        "look at that sample and its preprocessing; the model may overflow on it",
-                    ) from None
-            count = min(batch, samples.count - seen)
-            seen, done = seen + count, done + count
-            if progress:
-                progress(done, total)
+        with threadpool_limits(1, "blas"), ThreadPoolExecutor(available_cores()) as pool:
+            for feed in samples.batches(batch):
+                shown = {**feed, **(session.run(feed, computed) if session is not None else {})}
+                looking = [observer for observer in wanted if shown[observer.tensor].size]
+                for observer, sound in zip(looking, pool.map(partial(_show, shown), looking), strict=True):
+                    if not sound:
+                        raise SamplesError(
+                            f"tensor {observer.tensor!r} is NaN or infinite on sample {seen} of {samples.source}",
+                            "look at that sample and its preprocessing; the model may overflow on it",
+                        )
+                del shown  # before the next run, or there would be two at once
+                count = min(batch, samples.count - seen)
+                seen, done = seen + count, done + count
+                if progress:
+                    progress(done, total)
         yield wanted
+
+
+def _show(shown: Mapping[str, np.ndarray], observer: Observer) -> bool:
+    """Whether the observer found nothing but finite numbers."""
+    try:
+        observer.update(shown[observer.tensor])
+    except FloatingPointError:
+        return False
+    return True
 
 
 def _slices(observers: Sequence[Observer], names: Sequence[str], sizes: dict[str, int], memory: int) -> list[set[str]]:
