@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -84,11 +84,16 @@ class Distance:
 
 def distance(run: Callable[[Feed], Feed], feeds: Sequence[Feed], references: Sequence[Feed]) -> Distance:
     """How far the answers to feeds are from given ones, over the first float output."""
+    return apart((run(feed) for feed in feeds), references)
+
+
+def apart(answers: Iterable[Feed], references: Sequence[Feed]) -> Distance:
+    """How far answers are from others to the same feeds, over the first float output."""
     found = Distance()
-    for feed, reference in zip(feeds, references, strict=True):
+    for answer, reference in zip(answers, references, strict=True):
         name, wanted = first_float(reference)
         if wanted is not None:
-            found.add(wanted, run(feed)[name])
+            found.add(wanted, answer[name])
     return found
 
 

@@ -58,6 +58,32 @@ def pieces(proto: onnx.ModelProto, ends: Iterable[int], values: Mapping[str, np.
         yield Piece(proto=part, inputs=inputs, outputs=outputs, needed=needed)
 
 
+def separate(proto: onnx.ModelProto) -> None:
+    """Give each reader of a DequantizeLinear one of its own, right before it.
+
+    So what passes between pieces are integers, and a runtime finds in each piece the patterns that it fuses.
+    """
+    graph = proto.graph
+    restoring = {node.output[0]: node for node in graph.node if node.op_type == "DequantizeLinear"}
+    shared = {output.name for output in graph.output}
+    for node in graph.node:
+        shared |= set(_reads(node)) - set(node.input)
+    nodes = []
+    for number, node in enumerate(graph.node):
+        if node.op_type == "DequantizeLinear" and node.output[0] not in shared:
+            continue
+        for place, name in enumerate(node.input):
+            if name in restoring:
+                own = onnx.NodeProto()
+                own.CopyFrom(restoring[name])
+                own.name = own.output[0] = node.input[place] = f"{name}/{number}/{place}"
+                nodes.append(own)
+        nodes.append(node)
+    kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(kept)
+
+
 def _reads(node: onnx.NodeProto) -> Iterator[str]:
     """What a node reads, through the graphs inside it too."""
     yield from (name for name in node.input if name)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from edgepack.metric import distance
+from edgepack.metric import apart
 from edgepack.passes.correct_bias import correct_biases, output_means
 from edgepack.passes.logits import logits
 from edgepack.passes.placement import place
@@ -62,7 +62,7 @@ class Settled:
             keep_float,
             means=self.means,
             progress=progress,
-        )
+        ).layers
 
 
 def hold_back(samples: Samples) -> tuple[Samples, Samples]:
@@ -101,9 +101,15 @@ def settle(
     def attempt(ranges: str, sequential: bool) -> str:
         name = f"ranges by {ranges}, biases corrected {'layer upon layer' if sequential else 'at once'}"
         chosen = choose_ranges(ready.extents, placement.tensors, ranges, placement.limits)
-        layers = ready.layers
         if sequential:
-            layers = correct_biases(ready.model, scheme, chosen, layers, samples, ready.unseen, means=means)
+            made = correct_biases(
+                answering, scheme, chosen, ready.layers, samples, ready.unseen, held=feeds, means=means
+            )
+            layers, answers = made.layers, made.answers
+        else:
+            layers = ready.layers
+            run = Session(quantize(answering, scheme, chosen, layers, ready.unseen).model).run
+            answers = [run(feed) for feed in feeds]
         forms[name] = Settled(
             name=name,
             ready=replace(ready, ranges=chosen),
@@ -114,8 +120,7 @@ def settle(
             corrected=layers,
             sqnr_db=figures,
         )
-        model = quantize(answering, scheme, chosen, layers, ready.unseen).model
-        figures[name] = distance(Session(model).run, feeds, references).sqnr_db
+        figures[name] = apart(answers, references).sqnr_db
         if progress:
             progress(len(forms), len(RANGES) + 1)
         return name

@@ -35,7 +35,7 @@ def forms(model: Model, samples: Samples) -> tuple[Model, Model]:
     """The quantized model, rounded to nearest, without and with corrected biases."""
     ranges = prepare(model, COARSE, samples, steps=Steps(rounding=False)).ranges
     layers = nearest(model, ranges)
-    corrected = correct_biases(model, COARSE, ranges, layers, samples)
+    corrected = correct_biases(model, COARSE, ranges, layers, samples).layers
     return quantize(model, COARSE, ranges, layers).model, quantize(model, COARSE, ranges, corrected).model
 
 
@@ -93,7 +93,7 @@ def test_a_deep_net_is_corrected_layer_upon_layer(tmp_path: Path) -> None:
     model = models.in_edgepack(models.convnet())
     samples = samples_of(tmp_path, model, models.images(32, seed=1))
     ranges = prepare(model, COARSE, samples, steps=Steps(rounding=False)).ranges
-    layers = correct_biases(model, COARSE, ranges, nearest(model, ranges), samples)
+    layers = correct_biases(model, COARSE, ranges, nearest(model, ranges), samples).layers
     form = quantize(model, COARSE, ranges, layers).model
     feed = next(samples.batches(32))
     last = str(place(model, COARSE).weighted[-1].outputs[0].name)
@@ -107,7 +107,7 @@ def test_layers_that_stay_float_are_left_alone(tmp_path: Path) -> None:
     ranges = prepare(model, COARSE, samples, steps=Steps(rounding=False)).ranges
     layers = nearest(model, ranges)
     kept = str(place(model, COARSE).weighted[0].outputs[0].name)
-    corrected = correct_biases(model, COARSE, ranges, layers, samples, frozenset({kept}))
+    corrected = correct_biases(model, COARSE, ranges, layers, samples, frozenset({kept})).layers
     assert corrected[kept].shift is None
     assert all(rounded.shift is not None for name, rounded in corrected.items() if name != kept)
 
@@ -141,3 +141,38 @@ def test_a_net_with_control_flow_between_layers_is_cut_all_the_same(tmp_path: Pa
         np.mean([Session(form).run(feed)["y"] for feed in feeds], axis=0) for form in (model, plain, corrected)
     )
     assert np.abs(after - wanted).max() < 0.3 * np.abs(before - wanted).max()
+
+
+@pytest.mark.parametrize("name", target.names())
+def test_what_is_held_back_is_answered_as_the_corrected_model_answers(name: str, tmp_path: Path) -> None:
+    model = models.in_edgepack(models.convnet())
+    scheme = target.load(name).SCHEME
+    ready = prepare(model, scheme, samples_of(tmp_path, model, models.images(32, seed=1)))
+    held = [{"x": models.images(4, seed=seed)} for seed in (2, 3)]
+    samples = samples_of(tmp_path, model, models.images(32, seed=1))
+    made = correct_biases(model, scheme, ready.ranges, ready.layers, samples, held=held)
+    session = Session(quantize(model, scheme, ready.ranges, made.layers).model)
+    for feed, answer in zip(held, made.answers, strict=True):
+        np.testing.assert_allclose(answer["y"], session.run(feed)["y"], atol=1e-3)
+
+
+def test_samples_of_several_sizes_count_alike(tmp_path: Path) -> None:
+    """A layer's mean input is one for each size; its mean output is over the samples of all."""
+    proto = models.model(
+        [helper.make_node("Conv", ["x", "w"], ["y"], kernel_shape=[3, 3])],
+        {"x": [1, 3, "H", "W"]},
+        {"y": [1, 5, "h", "w"]},
+        {"w": models.random((5, 3, 3, 3))},
+    )
+    model = models.in_edgepack(proto)
+    for index in range(12):
+        np.savez(tmp_path / f"{index:02}.npz", x=models.random((1, 3, 6 + index % 3, 9), index) + 1)
+    samples = read(tmp_path, model)
+    plain, corrected = forms(model, samples)
+    feeds = list(samples.batches(1))
+
+    def mean(form: Model) -> np.ndarray:
+        return np.mean([Session(form).run(feed)["y"].mean(axis=(0, 2, 3)) for feed in feeds], axis=0)
+
+    wanted = mean(model)
+    assert np.abs(mean(corrected) - wanted).max() < 0.15 * np.abs(mean(plain) - wanted).max()

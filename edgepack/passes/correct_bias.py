@@ -2,22 +2,26 @@
 
 Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction" (2019), in the empirical form of
 their appendix D: each layer is corrected with all layers before it quantized and corrected. The quantized net is cut
-behind every layer, and each piece runs once on what the pieces before it gave.
+before every layer, and each piece runs once, in integers, on what the pieces before it gave. A layer's mean output is
+what it answers to its mean input, since it is linear: one run of the layer by itself tells it.
 """
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
+from onnx import helper, numpy_helper
 
 from edgepack.layer import output_axis
 from edgepack.model import Model
 from edgepack.passes.placement import place
 from edgepack.passes.quantize import Rounded, quantize
-from edgepack.pieces import pieces
+from edgepack.pieces import pieces, separate
 from edgepack.reference import Session
 from edgepack.samples import Feed, Samples
 from edgepack.statistics.stream import MEMORY, stream
@@ -52,6 +56,14 @@ def channel_mean(array: np.ndarray, axis: int) -> np.ndarray:
     return np.asarray(array.mean(axis=tuple(i for i in range(array.ndim) if i != axis), dtype=np.float64))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Corrected:
+    """The layers with their shifts, and what the model they make answers to the feeds that were held back."""
+
+    layers: dict[str, Rounded]
+    answers: list[Feed]
+
+
 def correct_biases(
     model: Model,
     scheme: Scheme,
@@ -60,43 +72,148 @@ def correct_biases(
     samples: Samples,
     keep_float: frozenset[str] = frozenset(),
     *,
+    held: Sequence[Feed] = (),
     means: Mapping[str, np.ndarray] | None = None,
     memory: int = MEMORY,
     progress: Callable[[int, int], None] | None = None,
-) -> dict[str, Rounded]:
-    """The layers with the shifts that bring each one's mean output back to the float model's.
+) -> Corrected:
+    """The shifts that bring each layer's mean output back to the float model's.
 
     Args:
         model: the float model.
         layers: rounded weights by output name; layers without are rounded to nearest and left uncorrected.
         keep_float: layers that stay float. Correct after they are chosen: which they are changes every mean.
+        held: feeds that are answered on the way, and corrected by not.
         means: what `output_means` gave for these samples; it is called if not given.
     """
     if means is None:
         means = output_means(model, scheme, layers, samples, keep_float, memory)
     few = replace(samples, count=min(samples.count, SAMPLES))
     corrected = _corrected(model, scheme, layers, keep_float)
-    simulated = quantize(model, replace(scheme, bias_bits=0), ranges, layers, keep_float).model
-    feeds = list(few.batches(few.batch()))
-    live: list[dict[str, np.ndarray]] = [dict(feed) for feed in feeds]
+    # Each gets a bias, which is moved while the pieces run.
+    moved = {
+        name: replace(known, shift=np.zeros(len(means[name]))) if name in corrected and known.shift is None else known
+        for name, known in layers.items()
+    }
+    proto = quantize(model, scheme, ranges, moved, keep_float).model.proto()
+    separate(proto)
+    found = [Layer.of(proto, index, corrected) for index in range(len(proto.graph.node))]
+    linear = {layer.start: layer for layer in found if layer is not None}
+    live: list[dict[str, np.ndarray]] = [dict(feed) for feed in (*few.batches(few.batch()), *held)]
+    looked_at = live[: len(live) - len(held)]
     result = dict(layers)
-    proto = simulated.proto()
-    ends = {index + 1: name for index, node in enumerate(proto.graph.node) if (name := _layer_of(node, corrected))}
-    for done, (piece, layer) in enumerate(zip(pieces(proto, ends, live[0]), ends.values(), strict=True)):
+
+    def correct(layer: Layer) -> None:
+        drift = layer.mean_output(looked_at) - means[layer.name]
+        layer.move_bias(-drift)
+        known = result[layer.name]
+        result[layer.name] = replace(known, shift=drift if known.shift is None else known.shift + drift)
+        if progress:
+            progress(len(linear) - len(pending), len(linear))
+
+    pending = sorted(linear)
+    if pending and pending[0] == 0:
+        correct(linear[pending.pop(0)])
+    cuts = [*pending, len(proto.graph.node)] if held else [*pending]
+    for piece in pieces(proto, cuts, live[0]):
         session = Session(piece.proto)
         for values in live:
             values.update(session.run({name: values[name] for name in piece.inputs}, piece.outputs))
-        axis, value = corrected[layer], piece.last.output[0]
-        drift = _drift(live, value, axis, means[layer])
-        _shift(live, value, axis, drift)
-        known = result[layer]
-        result[layer] = replace(known, shift=drift if known.shift is None else known.shift + drift)
-        for values in live:
             for name in values.keys() - piece.needed:
                 del values[name]
-        if progress:
-            progress(done + 1, len(corrected))
-    return result
+        if pending:
+            correct(linear[pending.pop(0)])
+    outputs = [output.name for output in proto.graph.output]
+    answers = [{name: values[name] for name in outputs} for values in live[len(looked_at) :]]
+    return Corrected(layers=result, answers=answers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """A linear node of a separated Q/DQ graph, read from integers.
+
+    `start` is where its own nodes begin; `alone` is the node by itself without its bias, from "input" to "output".
+    """
+
+    name: str
+    start: int
+    axis: int
+    data: str
+    scale: float
+    zero_point: int
+    bias: onnx.TensorProto
+    bias_scale: np.ndarray | None
+    alone: onnx.ModelProto
+
+    @classmethod
+    def of(cls, proto: onnx.ModelProto, index: int, corrected: Mapping[str, int]) -> Layer | None:
+        """The layer that a node is; None where it is none of `corrected`."""
+        graph = proto.graph
+        node = graph.node[index]
+        name = _layer_of(node, corrected)
+        if name is None:
+            return None
+        before = list(itertools.takewhile(lambda i: graph.node[i].output[0] in node.input, range(index - 1, -1, -1)))
+        restoring = {graph.node[i].output[0]: graph.node[i] for i in before}
+        constants = {tensor.name: tensor for tensor in graph.initializer}
+
+        def array(tensor: str) -> np.ndarray:
+            return np.asarray(numpy_helper.to_array(constants[tensor]))
+
+        data, weight, bias = (restoring.get(value) for value in node.input)
+        assert data is not None and weight is not None
+        single = onnx.NodeProto()
+        single.CopyFrom(node)
+        del single.input[:]
+        single.input.extend(["input", weight.output[0]])
+        single.output[0] = "output"
+        body = helper.make_graph(
+            [weight, single],
+            "layer",
+            [helper.make_tensor_value_info("input", onnx.TensorProto.FLOAT, None)],
+            [helper.make_tensor_value_info("output", onnx.TensorProto.FLOAT, None)],
+            [constants[value] for value in weight.input],
+        )
+        return cls(
+            name=name,
+            start=min(before),
+            axis=corrected[name],
+            data=data.input[0],
+            scale=float(array(data.input[1])),
+            zero_point=int(array(data.input[2])),
+            bias=constants[node.input[2] if bias is None else bias.input[0]],
+            bias_scale=None if bias is None else array(bias.input[1]).astype(np.float64),
+            alone=onnx.ModelProto(ir_version=proto.ir_version, graph=body, opset_import=proto.opset_import),
+        )
+
+    def mean_output(self, live: Sequence[Feed]) -> np.ndarray:
+        """The mean of each output channel over the samples, float64."""
+        sums: dict[tuple[int, ...], np.ndarray] = {}
+        rows: Counter[tuple[int, ...]] = Counter()
+        for values in live:
+            array = values[self.data]
+            sums[array.shape[1:]] = sums.get(array.shape[1:], 0) + array.sum(axis=0, dtype=np.float64)
+            rows[array.shape[1:]] += len(array)
+        session = Session(self.alone)
+        total = np.zeros_like(self._bias())
+        for shape, summed in sums.items():
+            mean = (summed / rows[shape] - self.zero_point) * self.scale
+            answer = session.run({"input": mean.astype(np.float32)[None]})["output"]
+            total += channel_mean(answer, self.axis) * rows[shape]
+        return np.asarray(total / rows.total() + self._bias())
+
+    def _bias(self) -> np.ndarray:
+        held = numpy_helper.to_array(self.bias).astype(np.float64)
+        return held if self.bias_scale is None else held * self.bias_scale
+
+    def move_bias(self, by: np.ndarray) -> None:
+        """Add to the bias, in the graph itself."""
+        bias = self._bias() + by
+        if self.bias_scale is None:
+            array = bias.astype(np.float32)
+        else:
+            array = np.clip(np.rint(bias / self.bias_scale), -(2**31), 2**31 - 1).astype(np.int32)
+        self.bias.CopyFrom(numpy_helper.from_array(array, self.bias.name))
 
 
 def output_means(
@@ -125,20 +242,6 @@ def _corrected(
         for node in place(model, scheme, keep_float).weighted
         if node.op_type in _CORRECTED and str(node.outputs[0].name) in layers
     }
-
-
-def _drift(live: Sequence[Feed], value: str, axis: int, mean: np.ndarray) -> np.ndarray:
-    rows = sum(len(values[value]) for values in live)
-    got = sum(channel_mean(values[value], axis) * len(values[value]) for values in live) / rows
-    return np.asarray(got - mean)
-
-
-def _shift(live: Sequence[Feed], value: str, axis: int, drift: np.ndarray) -> None:
-    for values in live:
-        array = values[value]
-        shape = [1] * array.ndim
-        shape[axis] = -1
-        array -= drift.reshape(shape).astype(np.float32)
 
 
 def _layer_of(node: onnx.NodeProto, layers: Collection[str]) -> str | None:
