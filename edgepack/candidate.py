@@ -161,6 +161,7 @@ def settled(given: Ingredients, progress: Progress) -> Settled:
     if "int8" not in given.known:
         assert given.data is not None
         scheme = given.plan.scheme
+        progress("calibrating", 0, 0)
         samples, held = hold_back(given.data)
         ready = prepare(
             given.clean,

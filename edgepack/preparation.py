@@ -96,7 +96,7 @@ def prepare(
     model, notes = _evened(model, scheme, samples, steps, memory)
     placement = place(model, scheme)
     refuse_empty(placement)
-    extents = [Extent(tensor=name) for name in placement.tensors]
+    extents = [Extent(tensor=name, samples=samples.count) for name in placement.tensors]
     sharing: defaultdict[tuple[object, ...], list[ir.Node]] = defaultdict(list)
     for node in placement.weighted:
         if _is_matrix(node):

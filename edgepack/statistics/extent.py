@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 BINS = 4096
-# Elements of one array that the histogram looks at; the extremes see all.
+# Elements of one array that the histogram looks at, and of all arrays together; the extremes see all.
 _COUNTED = 65536
+_ENOUGH = 1_500_000
 
 
 @dataclass(kw_only=True)
@@ -16,10 +17,11 @@ class Extent:
     """An observer: (low, high) of all elements, and counts of a regular share of them.
 
     `counts` has BINS bins over [−reach, reach]; reach is a power of two, so that doubling it merges bins in pairs
-    and loses nothing.
+    and loses nothing. `samples` is how many arrays are to come.
     """
 
     tensor: str
+    samples: int = 1
     low: float = np.inf
     high: float = -np.inf
     reach: float = 0.0
@@ -35,8 +37,9 @@ class Extent:
             raise FloatingPointError
         self.low, self.high = min(self.low, low), max(self.high, high)
         flat = array.reshape(-1)
+        most = min(_COUNTED, max(_ENOUGH // self.samples, BINS))
         # An odd step meets every channel.
-        self.count(flat[:: (flat.size // _COUNTED) | 1] if flat.size > _COUNTED else flat)
+        self.count(flat[:: (flat.size // most) | 1] if flat.size > most else flat)
 
     def count(self, values: np.ndarray) -> None:
         largest = max(-self.low, self.high, 2.0**-126)
@@ -47,7 +50,9 @@ class Extent:
             merged = self.counts.reshape(-1, 2).sum(axis=1)
             self.counts = np.zeros(BINS)
             self.counts[BINS // 4 : 3 * BINS // 4] = merged
-        places = (values.astype(np.float64) * (BINS / 2 / self.reach) + BINS / 2).astype(np.int64)
+        factor = BINS / 2 / self.reach
+        kind = np.float32 if 2.0**-100 < factor < 2.0**100 else np.float64
+        places = (values.astype(kind, copy=False) * kind(factor) + kind(BINS / 2)).astype(np.intp)
         self.counts += np.bincount(np.minimum(places, BINS - 1), minlength=BINS)
 
     @property
