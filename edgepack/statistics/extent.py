@@ -51,8 +51,9 @@ class Extent:
             self.counts = np.zeros(BINS)
             self.counts[BINS // 4 : 3 * BINS // 4] = merged
         factor = BINS / 2 / self.reach
-        kind = np.float32 if 2.0**-100 < factor < 2.0**100 else np.float64
-        places = (values.astype(kind, copy=False) * kind(factor) + kind(BINS / 2)).astype(np.intp)
+        if not 2.0**-100 < factor < 2.0**100:  # beyond what float32 can multiply with
+            values = values.astype(np.float64)
+        places = (values * values.dtype.type(factor) + values.dtype.type(BINS / 2)).astype(np.intp)
         self.counts += np.bincount(np.minimum(places, BINS - 1), minlength=BINS)
 
     @property
