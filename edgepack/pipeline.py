@@ -303,7 +303,7 @@ def _beside_clean_float(given: Ingredients, folder: Path, reason: str, progress:
     with tempfile.TemporaryDirectory() as scratch:
         trials = Trials(given=given, judge_=given.judge, scratch=Path(scratch), seconds=1.0, progress=progress)
         forms: list[Form] = [("int8", frozenset()), ("fp32", frozenset())]
-        trials.files[forms[0]] = folder / "model" / bundle.read_manifest(folder)["model"]["file"]
+        trials.files[forms[0]] = folder / bundle.read_manifest(folder)["model"]["file"]
         measured = trials.time(forms)
     if measured is None or measured[0] * FASTER < measured[1]:
         return reason, True

