@@ -27,8 +27,10 @@ def load(path, threads):
     running = {"alone": alone, "call": _compiled(core, model, config)}
 
     def run(feeds):
-        if running["alone"] and any(list(feeds[name].shape) != shape for name, shape in alone.items() if name in feeds):
-            running.update(alone={}, call=_compiled(core, core.read_model(path), config))
+        for name in running["alone"]:
+            if feeds[name].shape != alone[name]:
+                running.update(alone={}, call=_compiled(core, core.read_model(path), config))
+                break
         return running["call"](feeds)
 
     return run
@@ -44,7 +46,7 @@ def _one_by_one(model):
         if any(dimension.is_dynamic for dimension in lengths[1:]):
             return {}
         if lengths and lengths[0].is_dynamic:
-            shapes[port.get_any_name()] = [1] + [dimension.get_length() for dimension in lengths[1:]]
+            shapes[port.get_any_name()] = (1, *(dimension.get_length() for dimension in lengths[1:]))
     return shapes
 
 
