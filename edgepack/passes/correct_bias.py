@@ -83,7 +83,7 @@ def correct_biases(
         model: the float model.
         layers: rounded weights by output name; layers without are rounded to nearest and left uncorrected.
         keep_float: layers that stay float. Correct after they are chosen: which they are changes every mean.
-        held: feeds that are answered on the way, and corrected by not.
+        held: feeds that are answered too, but that nothing is corrected by.
         means: what `output_means` gave for these samples; it is called if not given.
     """
     if means is None:
