@@ -106,7 +106,7 @@ def make(
     _write_golden(given, folder / "golden", expected)
     exact = precision == "int8" and plan.scheme.bit_exact and integer_only(model, plan.scheme)
     terms = golden.terms(model, expected, given.references, precision, exact)
-    baseline = _baseline_runs(plan, folder)
+    baseline = _baseline_runs(plan, folder, given.golden[0])
     if baseline:
         notes.append(baseline)
     original = None if baseline else folder / bundle.BASELINE / "original.onnx"
@@ -234,14 +234,14 @@ def _write_golden(given: Ingredients, folder: Path, expected: list[Feed]) -> Non
         bundle.write_arrays(folder / "pixels.npz", {"pixels": pictures.pixels(0)})
 
 
-def _baseline_runs(plan: Plan, folder: Path) -> str:
+def _baseline_runs(plan: Plan, folder: Path, feed: Feed) -> str:
     """Why the original cannot be timed in the target's runtime; empty if it can."""
     path = folder / bundle.BASELINE / "original.onnx"
     try:
-        runner(plan.target_name).load(str(path), 1)
+        runner(plan.target_name).load(str(path), 1)(feed)
     except Exception as error:  # each runtime has exceptions of its own
         line = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
-        return f"the original itself does not load in {plan.target_name}, so nothing is timed beside it: {line}"
+        return f"the original itself does not run in {plan.target_name}, so nothing is timed beside it: {line}"
     return ""
 
 

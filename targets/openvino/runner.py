@@ -17,23 +17,42 @@ def load(path, threads):
     group = "DYNAMIC_QUANTIZATION_GROUP_SIZE"
     if model.has_rt_info(["runtime_options", group]):
         config[group] = model.get_rt_info(["runtime_options", group]).astype(str)
-    alone = _one_by_one(model)
-    if alone:
-        # An open batch costs a fifth to a third of the time; the first feed of another size opens it again.
-        try:
-            model.reshape(alone)
-        except RuntimeError:  # the dimension is no batch
-            model, alone = core.read_model(path), {}
-    running = {"alone": alone, "call": _compiled(core, model, config)}
+    return _Model(core, model, path, config).run
 
-    def run(feeds):
-        for name in running["alone"]:
-            if feeds[name].shape != alone[name]:
-                running.update(alone={}, call=_compiled(core, core.read_model(path), config))
+
+class _Model:
+    """A model compiled for inputs of one size, which takes a fifth to a third less time than with open dimensions.
+
+    Where only the batch is open that is a single sample, else the size of the first feed. The first feed of another
+    size opens the dimensions again, for good.
+    """
+
+    def __init__(self, core, model, path, config):
+        self._core, self._path, self._config = core, path, config
+        self._open = [port.get_any_name() for port in model.inputs if port.partial_shape.is_dynamic]
+        self._shapes = _one_by_one(model)
+        self._call = None
+        if self._shapes or not self._open:
+            self._compile(model)
+
+    def run(self, feeds):
+        if self._call is None:
+            self._shapes = {name: tuple(feeds[name].shape) for name in self._open}
+            self._compile(self._core.read_model(self._path))
+        for name, shape in self._shapes.items():
+            if feeds[name].shape != shape:
+                self._shapes = {}
+                self._compile(self._core.read_model(self._path))
                 break
-        return running["call"](feeds)
+        return self._call(feeds)
 
-    return run
+    def _compile(self, model):
+        if self._shapes:
+            try:
+                model.reshape(self._shapes)
+            except RuntimeError:  # what looks like a batch is none
+                self._shapes, model = {}, self._core.read_model(self._path)
+        self._call = _compiled(self._core, model, self._config)
 
 
 def _one_by_one(model):
