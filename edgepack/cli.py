@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -482,6 +483,8 @@ def main() -> None:
     debug = bool(os.environ.get("EDGEPACK_DEBUG"))
     # A plain kill should clean up like Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if not debug:  # it logs tracebacks of what is then done another way
+        logging.getLogger("onnx_ir").setLevel(logging.CRITICAL)
     try:
         app(standalone_mode=True)
     except EdgepackError as error:

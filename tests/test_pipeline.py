@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -356,3 +358,19 @@ def test_a_board_that_cannot_be_measured_here_goes_by_its_profile() -> None:
     assert verdict(SAME, GOOD, "rpi5")[1]
     reason, passed = verdict(FASTER, GOOD, "rpi4")
     assert not passed and "cannot be measured here" in reason
+
+
+def test_an_output_declared_with_too_few_axes_is_no_obstacle(
+    cli: Callable[..., Any], convnet_files: Path, tmp_path: Path
+) -> None:
+    """As some exporters write it; runtimes do not mind."""
+    proto = models.convnet()
+    declared = proto.graph.output[0].type.tensor_type.shape
+    del declared.dim[:]
+    declared.dim.add().dim_param = "length"
+    onnx.save(proto, tmp_path / "model.onnx")
+    flags = ["--data", convnet_files / "calib.npz", "--precision", "int8", "--seconds", 0.1, "--json"]
+    done = cli("build", tmp_path / "model.onnx", "-o", tmp_path / "out", *flags)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr and "Error" not in done.stderr
+    assert any(note.startswith("clean-up: ") for note in json.loads(done.stdout)["notes"])
