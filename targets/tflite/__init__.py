@@ -12,6 +12,7 @@ from edgepack.model import Model
 from edgepack.target import Scheme
 
 from .flatbuffer import serialize
+from .gelu import fused_gelus
 from .lowering import Lowering, folded
 from .operators import OPERATORS
 
@@ -88,4 +89,4 @@ def _static(proto: onnx.ModelProto) -> onnx.ModelProto:
     for _ in range(2):
         del proto.graph.value_info[:]
         proto = folded(onnx.shape_inference.infer_shapes(proto, data_prop=True))
-    return proto
+    return fused_gelus(proto)
