@@ -105,15 +105,15 @@ class Lowering:
         for node in self.nodes:
             if id(node) in self.done:
                 continue
-            if node.op_type == "DequantizeLinear":
-                self._restored(node)
-                continue
-            if node.op_type == "QuantizeLinear":
-                self._quantized(node)
-                continue
             form = operators.get(node.op_type) if node.domain in ("", "ai.onnx") else None
             kind = node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
             try:
+                if kind == "DequantizeLinear":
+                    self._restored(node)
+                    continue
+                if kind == "QuantizeLinear":
+                    self._quantized(node)
+                    continue
                 if form is None:
                     raise NoForm("it has no TFLite form here")
                 if not all(name in self.shapes for name in (*node.output, *node.input) if name):
@@ -153,7 +153,9 @@ class Lowering:
     def _restored(self, node: onnx.NodeProto) -> None:
         """Constants are folded when they are read in float; for the rest only the connection is noted."""
         self.integers[node.output[0]] = node.input[0]
-        self.grids.setdefault(node.input[0], self.grid(node))
+        grid = self.grid(node)
+        if not self.grids.setdefault(node.input[0], grid).equals(grid):
+            raise NoForm("its integers have another scale elsewhere")
         self.shapes.setdefault(node.output[0], self.shapes[node.input[0]])
         self.dtypes[node.output[0]] = np.dtype(np.float32)
 
@@ -287,7 +289,7 @@ class Lowering:
             return self.views[name]
         array = self.value(name)
         if array is not None:
-            self.store(name, self.constant(array, name), None)
+            self.store(name, self.constant(array, name, self.grids.get(name)), None)
             return self.views[name]
         source = self.integers[name]
         view = self.views[source]
@@ -382,7 +384,7 @@ class Lowering:
 def _holds(limits: tuple[float, float], grid: Quantization) -> bool:
     """Whether the grid ends within the limits, so that rounding to it clips as they do."""
     low, high = ((end - float(grid.zero_point)) * float(grid.scale) for end in (-128, 127))
-    half = float(grid.scale) / 2
+    half = 0.501 * float(grid.scale)
     return limits[0] <= low + half and high - half <= limits[1]
 
 

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import onnx
+from onnx import helper
 
 from ..flatbuffer import Tensor
 from ..formula import Formula
 from ..lowering import Lowering, NoForm, Unit, last
 from .registry import always, ints, keeps_grid, operator
-from .windows import VALID, made_for, pad_picture, pads_of, picture, same, unpicture
+from .windows import SAME, VALID, made_for, pad_picture, pads_of, picture, same, unpicture
 
 
 def _counts_alike(low: Lowering, node: onnx.NodeProto) -> bool:
-    """Whether each window averages as many numbers, as it must in integers; with the grid kept."""
-    return keeps_grid(low, node) and not any(
-        attribute.name in ("pads", "auto_pad", "ceil_mode") and attribute.SerializeToString() and _set(attribute)
-        for attribute in node.attribute
-    )
-
-
-def _set(attribute: onnx.AttributeProto) -> bool:
-    return any(attribute.ints) or bool(attribute.i) or attribute.s not in (b"", b"NOTSET", b"VALID")
+    """Whether TFLite's own average is that of each window, as it must be in integers; with the grid kept."""
+    rank = len(low.shape(node.input[0]))
+    if not keeps_grid(low, node) or rank not in (3, 4):
+        return False
+    attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+    window = _window(low, Unit(node=node, output=node.output[0], attributes=attributes))
+    return window.factor is None
 
 
 @operator("MaxPool", int8=keeps_grid)
@@ -37,33 +38,22 @@ def _average_pool(low: Lowering, unit: Unit) -> None:
 
 
 def _pool(low: Lowering, unit: Unit, kind: str) -> None:
-    shape, out = low.shape(unit.node.input[0]), low.shape(unit.node.output[0])
-    rank = len(shape)
+    rank = len(low.shape(unit.node.input[0]))
     if rank not in (3, 4):
         raise NoForm(f"pooling over {rank - 2} dimensions")
-    kernel = ints(unit, "kernel_shape", [])
-    strides, dilations = (ints(unit, key, [1] * (rank - 2)) for key in ("strides", "dilations"))
-    if any(step != 1 for step in dilations):
+    if any(step != 1 for step in ints(unit, "dilations", [1])):
         raise NoForm("pooling with dilation")
-    pads = pads_of(unit, shape[2:], kernel, strides, dilations)
-    sizes = list(out[2:])
+    window = _window(low, unit)
     x = low.read(low.data(unit, 0), last(rank))
-    if rank == 3:
-        x = picture(low, unit, x)
-        kernel, strides, pads, sizes = [1, *kernel], [1, *strides], [0, pads[0], 0, pads[1]], [1, *sizes]
-    factor = None
-    if kind == "AVERAGE_POOL_2D":
-        factor = _share(unit, x.shape[1:3], kernel, strides, pads, sizes)
-    reach = [(sizes[i] - 1) * strides[i] + kernel[i] - x.shape[1 + i] - pads[i] for i in range(2)]
-    pads = [*pads[:2], *(max(reach[i], 0) for i in range(2))]  # as far as windows reach, ceil_mode or not
-    padding = same(x.shape[1:3], kernel, strides, [1, 1], pads)
-    if factor is not None and padding is not None and not unit.attributes.get("count_include_pad", 0):
-        factor = None  # TFLite's own averages leave its padding out
-    elif padding is None or factor is not None or (kind == "AVERAGE_POOL_2D" and any(pads)):
-        x, padding = pad_picture(low, unit, x, pads, 0.0 if kind == "AVERAGE_POOL_2D" else None), VALID
+    x = picture(low, unit, x) if rank == 3 else x
+    factor = window.factor if kind == "AVERAGE_POOL_2D" else None
+    padding = window.padding
+    if padding is None or (kind == "AVERAGE_POOL_2D" and padding == SAME and (window.included or factor is not None)):
+        x, padding = pad_picture(low, unit, x, window.pads, 0.0 if kind == "AVERAGE_POOL_2D" else None), VALID
     options = {
-        "padding": padding, "strideH": strides[0], "strideW": strides[1], "filterHeight": kernel[0],
-        "filterWidth": kernel[1], "fusedActivationFunction": unit.activation if factor is None else 0,
+        "padding": padding, "strideH": window.strides[0], "strideW": window.strides[1],
+        "filterHeight": window.kernel[0], "filterWidth": window.kernel[1],
+        "fusedActivationFunction": unit.activation if factor is None else 0,
     }  # fmt: skip
     made = made_for(low, unit, rank)
     if factor is None:
@@ -71,6 +61,47 @@ def _pool(low: Lowering, unit: Unit, kind: str) -> None:
     else:
         _scaled(low, unit, x, made, factor, options)
     unpicture(low, unit, made, rank)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """How windows lie over a picture, height and width; pads are begins, then ends as far as windows reach.
+
+    `padding` is TFLite's word for it, if it has one; `included` whether averages count padding, and `factor` puts
+    those averages right that count otherwise than TFLite, [1, height, width, 1].
+    """
+
+    kernel: list[int]
+    strides: list[int]
+    pads: list[int]
+    padding: int | None
+    included: bool
+    factor: np.ndarray | None
+
+
+def _window(low: Lowering, unit: Unit) -> Window:
+    shape, out = low.shape(unit.node.input[0]), low.shape(unit.node.output[0])
+    kernel = ints(unit, "kernel_shape", [])
+    one = [1] * len(kernel)
+    strides = ints(unit, "strides", one)
+    pads = pads_of(unit, shape[2:], kernel, strides, one)
+    size, sizes = list(shape[2:]), list(out[2:])
+    if len(kernel) == 1:
+        kernel, strides, pads, size, sizes = (
+            [1, *kernel],
+            [1, *strides],
+            [0, pads[0], 0, pads[1]],
+            [1, *size],
+            [1, *sizes],
+        )
+    included = bool(unit.attributes.get("count_include_pad", 0))
+    factor = _share(included, size, kernel, strides, pads, sizes)
+    reach = [(sizes[i] - 1) * strides[i] + kernel[i] - size[i] - pads[i] for i in range(2)]
+    pads = [*pads[:2], *(max(end, 0) for end in reach)]
+    padding = same(size, kernel, strides, [1, 1], pads)
+    if padding is not None and not included:
+        factor = None  # TFLite's own averages leave its padding out
+    return Window(kernel=kernel, strides=strides, pads=pads, padding=padding, included=included, factor=factor)
 
 
 def _scaled(low: Lowering, unit: Unit, x: Tensor, made: Tensor, factor: np.ndarray, options: dict[str, int]) -> None:
@@ -82,10 +113,9 @@ def _scaled(low: Lowering, unit: Unit, x: Tensor, made: Tensor, factor: np.ndarr
 
 
 def _share(
-    unit: Unit, size: tuple[int, ...], kernel: list[int], strides: list[int], pads: list[int], out: list[int]
+    included: bool, size: list[int], kernel: list[int], strides: list[int], pads: list[int], out: list[int]
 ) -> np.ndarray | None:
     """Numbers in a window by numbers that count, [1, height, width, 1]; None where all count everywhere."""
-    included = bool(unit.attributes.get("count_include_pad", 0))
     by_axis = []
     for i in range(2):
         first, end = (-pads[i], size[i] + pads[2 + i]) if included else (0, size[i])

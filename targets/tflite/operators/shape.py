@@ -8,7 +8,7 @@ from ..flatbuffer import Tensor
 from ..formula import TABLES, Formula
 from ..lowering import Lowering, NoForm, Perm, Unit
 from .arithmetic import joint
-from .registry import ints, keeps_grid, operator
+from .registry import always, ints, keeps_grid, operator
 
 
 @operator("Reshape", "Flatten", "Squeeze", "Unsqueeze", int8=keeps_grid)
@@ -33,17 +33,30 @@ def _identity(low: Lowering, unit: Unit) -> None:
     low.store(unit.output, view.tensor, view.perm)
 
 
-@operator("Concat", int8=keeps_grid)
+@operator("Concat", int8=always)
 def _concat(low: Lowering, unit: Unit) -> None:
     names = [low.data(unit, index) for index in range(len(unit.node.input))]
     rank = len(low.shape(unit.output))
     perm = joint(low, names, rank)
     axis = perm.index(int(unit.attributes["axis"]) % rank)
-    parts: list[Tensor | None] = [low.read(name, perm) for name in names if 0 not in low.shape(name)]
-    if len(parts) == 1 and parts[0] is not None:
+    parts = [_regridded(low, unit, low.read(name, perm)) for name in names if 0 not in low.shape(name)]
+    if len(parts) == 1:
         low.store(unit.output, parts[0], perm)
         return
-    low.add("CONCATENATION", parts, [low.result(unit, perm)], "ConcatenationOptions", {"axis": axis})
+    low.add("CONCATENATION", [*parts], [low.result(unit, perm)], "ConcatenationOptions", {"axis": axis})
+
+
+def _regridded(low: Lowering, unit: Unit, x: Tensor) -> Tensor:
+    """Integers on the grid of what they are joined to, which TFLite demands."""
+    grid, own = unit.quantization, x.quantization
+    if grid is None or own is None or own.equals(grid):
+        return x
+    if x.data is not None:
+        real = (x.data.astype(np.float32) - own.zero_point.astype(np.float32)) * own.scale
+        integers = np.clip(np.rint(real / grid.scale) + grid.zero_point.astype(np.float32), -128, 127)
+        return low.constant(integers.astype(np.int8), f"{x.name}/regridded", grid)
+    made = Tensor(name=f"{x.name}/regridded", shape=x.shape, dtype=x.dtype, quantization=grid)
+    return low.add("QUANTIZE", [x], [made], "QuantizeOptions")
 
 
 @operator("Split", int8=keeps_grid)
