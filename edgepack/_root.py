@@ -14,10 +14,11 @@ TARGETS = ROOT / "targets"
 
 
 def load(name: str, path: Path) -> ModuleType:
-    """Import the file at `path` once, as module `name`."""
+    """Import the file at `path` once, as module `name`; an __init__.py as a package."""
     if name in sys.modules:
         return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
+    inside = [str(path.parent)] if path.name == "__init__.py" else None
+    spec = importlib.util.spec_from_file_location(name, path, submodule_search_locations=inside)
     if spec is None or spec.loader is None:
         raise ImportError(f"cannot import {path}")
     module = importlib.util.module_from_spec(spec)
