@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from edgepack import bundle, golden, local, wheels
+from edgepack import beside, bundle, golden, local, wheels
 from edgepack._version import VERSION
 from edgepack.device import available_cores
 from edgepack.judge import Judge
@@ -39,8 +39,9 @@ Progress = Callable[[str, int, int], None]
 class Ingredients:
     """What every candidate of one build is made from.
 
-    `original` is the model as given, `clean` the same after clean-up; `judged` are the samples that quality is
-    measured on, the calibration samples themselves where there is no evaluation set, and `judge` measures it.
+    `original` is the model as given, `shaped` the same with its dimensions fixed as far as they are known, `clean` that
+    after clean-up; `judged` are the samples that quality is measured on, the calibration samples themselves where there
+    is no evaluation set, and `judge` measures it.
     `references` are the original's answers to the `golden` feeds.
     """
 
@@ -48,6 +49,7 @@ class Ingredients:
     name: str
     version: str
     original: Model
+    shaped: Model
     session: Session
     clean: Model
     data: Samples | None
@@ -93,7 +95,8 @@ def make(
     (folder / "model").mkdir()
     (folder / bundle.BASELINE).mkdir()
     file = plan.target.lower(model, folder / "model")
-    given.original.save(folder / bundle.BASELINE / "original.onnx")
+    original = given.original.save(folder / bundle.BASELINE / "original.onnx")[0]
+    original_bytes = bundle.folder_bytes(folder / bundle.BASELINE)
     runtime = runner(plan.target_name)
     threads = min(plan.threads, available_cores())
     built = runtime.load(str(folder / "model" / file), threads)
@@ -103,14 +106,14 @@ def make(
     if given.wheels:
         progress("fetching wheels", 0, 0)
         notes.append(wheels.fetch(requirements, plan.device, folder / wheels.FOLDER))
+    notes += plan.differences(precision, images=_pictures(given) is not None)
     _write_golden(given, folder / "golden", expected)
     exact = precision == "int8" and plan.scheme.bit_exact and integer_only(model, plan.scheme)
-    terms = golden.terms(model, expected, given.references, precision, exact)
-    baseline = _baseline_runs(plan, folder, given.golden[0])
-    if baseline:
-        notes.append(baseline)
-    original = None if baseline else folder / bundle.BASELINE / "original.onnx"
-    manifest = _manifest(given, precision, f"model/{file}", terms, runtime.versions(), original)
+    terms = golden.terms(model, expected, given.references, precision, exact=exact, same_runtime=plan.runs_as_here)
+    forms = {"the original": given.shaped, "the original, cleaned up,": given.clean}
+    baseline, note = beside.baseline(plan, forms, folder / bundle.BASELINE / original, given.golden[0])
+    notes.append(note)
+    manifest = _manifest(given, precision, f"model/{file}", terms, runtime.versions(), baseline)
     bundle.seal(folder, manifest)
 
     progress("verifying in a fresh process", 0, 0)
@@ -123,9 +126,11 @@ def make(
     progress("timing on this machine", 0, 0)
     latency = local.harness(folder, "bench", "--build-machine", "--unchecked", "--seconds", str(seconds), only=only)
     manifest["requires"]["memory_mb"] = round(latency["models"]["model"]["peak_memory_mb"])
-    manifest["measured"] = _measured(folder, quality)
+    manifest["measured"] = _measured(folder, quality, original_bytes)
     bundle.seal(folder, manifest)
-    return Candidate(precision=precision, quality=quality, latency=latency, check=check, notes=notes)
+    return Candidate(
+        precision=precision, quality=quality, latency=latency, check=check, notes=[note for note in notes if note]
+    )
 
 
 def make_tidy(
@@ -234,24 +239,13 @@ def _write_golden(given: Ingredients, folder: Path, expected: list[Feed]) -> Non
         bundle.write_arrays(folder / "pixels.npz", {"pixels": pictures.pixels(0)})
 
 
-def _baseline_runs(plan: Plan, folder: Path, feed: Feed) -> str:
-    """Why the original cannot be timed in the target's runtime; empty if it can."""
-    path = folder / bundle.BASELINE / "original.onnx"
-    try:
-        runner(plan.target_name).load(str(path), 1)(feed)
-    except Exception as error:  # each runtime has exceptions of its own
-        line = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
-        return f"the original itself does not run in {plan.target_name}, so nothing is timed beside it: {line}"
-    return ""
-
-
 def _manifest(
     given: Ingredients,
     precision: str,
     file: str,
     terms: list[dict[str, Any]],
     versions: dict[str, str],
-    original: Path | None,
+    baseline: dict[str, str] | None,
 ) -> bundle.Manifest:
     plan = given.plan
     pictures = _pictures(given)
@@ -277,7 +271,7 @@ def _manifest(
             and not plan.scheme.unsigned_weights,
         },
         "model": {"file": file},
-        "baseline": None if original is None else _baseline(original),
+        "baseline": baseline,
         "inputs": [_tensor(tensor) for tensor in given.clean.inputs],
         "outputs": [_tensor(tensor) for tensor in given.clean.outputs],
         "metadata": dict(given.original.ir.metadata_props),
@@ -288,17 +282,12 @@ def _manifest(
     }
 
 
-def _baseline(original: Path) -> dict[str, str]:
-    """With a checksum of its own: it does not go to the device, so SHA256SUMS does not list it."""
-    return {"file": f"{bundle.BASELINE}/{original.name}", "sha256": harness().sha256(str(original))}
-
-
-def _measured(folder: Path, quality: Quality | None) -> dict[str, Any]:
+def _measured(folder: Path, quality: Quality | None, original_bytes: int) -> dict[str, Any]:
     """What the build found, for whoever has only the bundle."""
     return {
         "quality": None if quality is None else {k: v for k, v in asdict(quality).items() if k != "source"},
         "model_bytes": bundle.folder_bytes(folder / "model"),
-        "original_bytes": bundle.folder_bytes(folder / bundle.BASELINE),
+        "original_bytes": original_bytes,
     }
 
 

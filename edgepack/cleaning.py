@@ -7,14 +7,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from edgepack.errors import NotAModel, SamplesError
-from edgepack.model import Model
+from edgepack.errors import NotAModel, SamplesError, ShapeNeeded
+from edgepack.model import Model, TensorSpec
 from edgepack.passes.fix_shapes import fix_shapes
 from edgepack.passes.raise_opset import raise_opset
 from edgepack.passes.rewrite import rewrite
 from edgepack.passes.simplify import simplify
 from edgepack.reference import Session
-from edgepack.samples import Feed
+from edgepack.samples import Feed, Samples
 
 
 def shaped(original: Model, shapes: Mapping[str, tuple[int, ...]], *, int8: bool) -> tuple[Model, list[str]]:
@@ -31,6 +31,44 @@ def shaped(original: Model, shapes: Mapping[str, tuple[int, ...]], *, int8: bool
         notes.append(raised.note)
     fixed = fix_shapes(original, shapes)
     return fixed.model, [*notes, fixed.note]
+
+
+def shaped_as(model: Model, sets: Sequence[Samples], target: str) -> tuple[Model, str]:
+    """The model with its open dimensions as long as they are in every sample, and a note; the batch stays open.
+
+    Raises:
+        ShapeNeeded: samples differ in one, and the target's files hold one length for each.
+    """
+    first = next((samples.read(0) for samples in sets), {})
+    lengths = {tensor.name: _open_lengths(tensor, first[tensor.name].shape) for tensor in model.inputs if first}
+    wanted = {name: shape for name, shape in lengths.items() if any(size is not None for size in shape)}
+    if not wanted:
+        return model, ""
+    for samples in sets:
+        for feed in samples:
+            for tensor in model.inputs:
+                _refuse_another(tensor, wanted.get(tensor.name, ()), feed[tensor.name].shape, target)
+    fixed = fix_shapes(model, wanted)
+    return fixed.model, f"{fixed.note}, as all samples are"
+
+
+def _open_lengths(tensor: TensorSpec, shape: Sequence[int]) -> tuple[int | None, ...]:
+    """The lengths of its open dimensions; None for the others, and for a batch, which the first is where it is 1."""
+    return tuple(
+        None if isinstance(dim, int) or (axis == 0 and size == 1) else size
+        for axis, (dim, size) in enumerate(zip(tensor.shape, shape, strict=True))
+    )
+
+
+def _refuse_another(tensor: TensorSpec, wanted: Sequence[int | None], shape: Sequence[int], target: str) -> None:
+    for axis, (length, size) in enumerate(zip(wanted, shape, strict=False)):
+        if length not in (None, size):
+            text = "x".join(str(there if there is not None else dim) for there, dim in zip(wanted, shape, strict=True))
+            raise ShapeNeeded(
+                f"dimension {axis} of the input {tensor} is {length} in one sample and {size} in another, and a model "
+                f"for {target} has one length",
+                f"give it with --input-shape {tensor.name}={text}, and samples of that shape",
+            )
 
 
 def refuse_nan(model: Model) -> None:

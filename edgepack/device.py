@@ -6,7 +6,7 @@ import difflib
 import os
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,10 @@ _PARTS = {
 
 @dataclass(frozen=True, kw_only=True)
 class System:
-    """What runs on a board. `python` and `glibc` decide which wheels fit; empty where they are unknown."""
+    """What runs on a board. `python` and `glibc` decide which wheels fit; empty where they are unknown.
+
+    `brings` are the versions of distributions that its own packages install, for where there are no wheels.
+    """
 
     name: str
     title: str
@@ -46,6 +49,7 @@ class System:
     glibc: str
     arch: str = ""
     note: str = ""
+    brings: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +108,7 @@ class Device:
 # Key -> type and whether it must be there.
 _SYSTEM_KEYS: dict[str, tuple[type, bool]] = {
     "title": (str, True), "python": (str, True), "glibc": (str, True), "arch": (str, False), "note": (str, False),
+    "brings": (dict, False),
 }  # fmt: skip
 _BOARD_KEYS: dict[str, tuple[type, bool]] = {
     "title": (str, True), "family": (str, True), "arch": (str, True), "cpu": (str, True), "cores": (int, True),
@@ -181,6 +186,11 @@ def _read_file(path: Path, systems: dict[str, System], boards: dict[str, dict[st
         where = f"{path}: system {name}"
         _check_keys(where, table, _SYSTEM_KEYS)
         _check_choice(where, "arch", table.get("arch", "aarch64"), ARCHITECTURES)
+        for package, version in table.get("brings", {}).items():
+            if not isinstance(version, str):
+                raise DeviceFileError(
+                    f"{where}: key brings: {package} should be a version", 'in quotes, such as numpy: "1.24.2"'
+                )
         systems[str(name)] = System(name=str(name), **table)
     for name, table in content["boards"].items():
         _check_board(f"{path}: board {name}", table, systems)
@@ -311,8 +321,7 @@ def from_facts(name: str, title: str, facts: Facts) -> Device:
         targets["openvino"] = _CPU
     elif arch == "aarch64":
         targets["openvino"] = ("fp32", "fp16")
-    if arch in ("aarch64", "armv7l"):
-        targets["tflite"] = ("fp32", "fp16", "int8")
+    targets["tflite"] = ("fp32", "fp16", "int8")
     return Device(
         board=name,
         title=title,

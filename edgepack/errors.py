@@ -205,7 +205,13 @@ _REFUSED = {
     errno.ENAMETOOLONG,
 }  # fmt: skip
 # The distribution that brings each optional module, and the extra that installs it.
-_EXTRAS = {"openvino": "openvino", "torch": "torch", "onnxscript": "torch"}
+_EXTRAS = {
+    "openvino": "openvino",
+    "ai_edge_litert": "tflite",
+    "flatbuffers": "tflite",
+    "torch": "torch",
+    "onnxscript": "torch",
+}
 
 
 def needs(module: str) -> ModuleType:

@@ -16,7 +16,11 @@ COUNT = 8
 _BYTES = 8_000_000
 # docs/bundle.md says where these come from.
 FLOAT_TOLERANCE = 1e-4
+_FLOAT = ("fp32", "fp16", "w8")
 INT8_FLOOR_DB = 20.0
+# How many dB further from the float original than here a device may be; and one with another runtime, in integers.
+REFERENCE_DB = 1.0
+OTHER_RUNTIME_DB = 6.0
 
 
 def feeds(samples: Samples | None, model: Model) -> tuple[list[Feed], bool]:
@@ -81,14 +85,28 @@ def by_sample(feeds: Sequence[Feed]) -> Feed:
 
 
 def terms(
-    model: Model, expected: Sequence[Feed], reference: Sequence[Feed], precision: str, exact: bool
+    model: Model,
+    expected: Sequence[Feed],
+    reference: Sequence[Feed],
+    precision: str,
+    *,
+    exact: bool,
+    same_runtime: bool,
 ) -> list[dict[str, Any]]:
-    """What the device's answers are held against, output by output, for the manifest."""
+    """What the device's answers are held against, output by output, for the manifest.
+
+    Args:
+        exact: integers and nothing else are computed, by kernels that agree on every CPU.
+        same_runtime: the device has the runtime that made `expected`, perhaps in another version.
+    """
+    exact = exact and same_runtime
+    within = REFERENCE_DB if same_runtime or precision in _FLOAT else OTHER_RUNTIME_DB
     return [
         {
             "name": tensor.name,
             "tolerance": _tolerance(expected[0][tensor.name], precision, exact),
             "reference_sqnr_db": _sqnr([s[tensor.name] for s in reference], [s[tensor.name] for s in expected]),
+            "reference_within_db": within,
         }
         for tensor in model.outputs
     ]
@@ -105,7 +123,7 @@ def _sqnr(reference: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> fl
 def _tolerance(expected: np.ndarray, precision: str, exact: bool) -> dict[str, Any]:
     if exact:
         return {"kind": "exact"}
-    if precision in ("fp32", "fp16", "w8") and expected.dtype.kind == "f":
+    if precision in _FLOAT and expected.dtype.kind == "f":
         return {"kind": "relative", "at_most": FLOAT_TOLERANCE}
     # Integers come from a comparison or an argmax: where floats differ by rounding, they may differ by a place.
     return {"kind": "decibels", "at_least_db": INT8_FLOOR_DB}

@@ -15,7 +15,7 @@ from edgepack import samples as sample_files
 from edgepack.annotations import attach
 from edgepack.audit import audit, refuse_overlap
 from edgepack.candidate import SLOWER, Candidate, Ingredients, Progress, empty, make, make_tidy, settled, speed_words
-from edgepack.cleaning import cleaned, refuse_undefined, shaped
+from edgepack.cleaning import cleaned, refuse_undefined, shaped, shaped_as
 from edgepack.eight_bits import eight_bits
 from edgepack.errors import DataNeeded, LabelsError, UnsupportedOperator, UsageError
 from edgepack.judge import judge_for, metric_for
@@ -158,6 +158,10 @@ def build(
         _refuse_idle({"--preprocess": preprocess, "--metric": metric})
     truth = asked.truth if asked is not None else "classes"
     calibration, evaluation = _samples(untidy, data, eval, preprocess, classes, truth)
+    if decision.target.FIXED_SHAPES:
+        sets = [samples for samples in (calibration, evaluation) if samples is not None]
+        untidy, note = shaped_as(untidy, sets, decision.target_name)
+        notes.append(note)
     warnings = _audit(untidy, calibration, evaluation, classes if truth == "classes" else None)
     judged = evaluation or calibration
     if judged is not None and annotations is not None:
@@ -182,6 +186,7 @@ def build(
         name=name or path.stem,
         version=version,
         original=original,
+        shaped=untidy,
         session=session,
         clean=clean,
         data=calibration,
@@ -214,7 +219,7 @@ def build(
             reason, tried = promise["reason"], []
         emulated = _with_eight_bits(given, chosen, progress)
         sizes = {
-            "original": bundle.folder_bytes(folder / bundle.BASELINE),
+            "original": bundle.read_manifest(folder)["measured"]["original_bytes"],
             "model": bundle.folder_bytes(folder / "model"),
             "archive": bundle.pack(folder).stat().st_size,
         }

@@ -41,11 +41,21 @@ class Plan:
 
     def requirements(self, *, images: bool) -> list[str]:
         """`name==version` lines for the device; for this machine with all that they require."""
-        packages = targets.packages(self.target, images=images)
         if self.device.board == HOST:
-            return local.pins(packages)
-        found = pins.pins(packages, self.device.arch, self.device.system)
+            return local.pins(targets.packages(self.target, images=images))
+        found = versions_for(self.device, self.target, images=images)
         return [f"{package}=={version}" for package, version in found.items()]
+
+    def differences(self, precision: str, *, images: bool) -> list[str]:
+        """What is otherwise on the device than here, in lines: packages of its system, another runtime."""
+        packages = tuple(versions_for(self.device, self.target, images=images))
+        lines = [pins.from_the_system(packages, self.device.arch, self.device.system)]
+        if not self.runs_as_here and precision in ("int8", AS_IS):
+            lines.append(
+                f"{self.device.name} runs it in {runtime_of(self.target, self.versions)[0]}, whose int8 kernels round "
+                f"otherwise than those of {self.target.REQUIREMENTS[0]} here: expect a few decibels less"
+            )
+        return lines
 
     @property
     def int8_blocks(self) -> bool:
@@ -56,6 +66,11 @@ class Plan:
     def reads(self) -> pins.Reads | None:
         """The newest ONNX file that the device's runtime loads; None where it loads another format."""
         return pins.reads(*runtime_of(self.target, self.versions))
+
+    @property
+    def runs_as_here(self) -> bool:
+        """True where the device has the runtime that makes the golden answers here, perhaps in another version."""
+        return runtime_of(self.target, self.versions)[0] == self.target.REQUIREMENTS[0]
 
     @property
     def measurable_here(self) -> bool:
@@ -176,20 +191,32 @@ def default_target(device: Device) -> str:
     )
 
 
-def versions_for(device: Device, module: Target) -> dict[str, str]:
-    """The versions that a bundle for the device pins.
+def versions_for(device: Device, module: Target, *, images: bool = False) -> dict[str, str]:
+    """The versions that a bundle for the device pins, of the target's older runtime where only that has wheels.
 
     Raises:
         UnfitDevice: something has no wheel there.
     """
     if device.board == HOST:
         return {}
-    return pins.pins(targets.packages(module), device.arch, device.system)
+    older = targets.older_packages(module, images=images)
+    try:
+        return pins.pins(targets.packages(module, images=images), device.arch, device.system)
+    except UnfitDevice:
+        if not older:
+            raise
+        try:
+            return pins.pins(older, device.arch, device.system)
+        except UnfitDevice:
+            if not pins.exists_for(module.REQUIREMENTS[0], device.arch):
+                raise  # which says more
+        raise
 
 
 def runtime_of(module: Target, versions: Mapping[str, str]) -> tuple[str, str]:
     """The target's runtime and its version: the pinned one, else the one installed here."""
-    package = module.REQUIREMENTS[0]
+    known = [name for name in (*module.REQUIREMENTS, *module.FALLBACK) if name in versions]
+    package = known[0] if known else module.REQUIREMENTS[0]
     return package, versions.get(package) or local.installed(package)
 
 
@@ -212,6 +239,8 @@ def consequences(device: Device) -> list[str]:
         reads = pins.reads(package, version)
         limits = f", which reads ONNX up to IR {reads.ir} and opset {reads.opset}" if reads is not None else ""
         lines.append(f"{name}: {package} {version}{limits}; {', '.join(device.targets[name])}")
+        by_hand = pins.from_the_system(tuple(versions_for(device, module)), device.arch, system)
+        lines += [f"{name}: {by_hand}"] if by_hand else []
     if device.saturates:
         lines.append("int8 weights are kept to 7 bits, since its CPU adds int8 products with saturation")
     gain = (

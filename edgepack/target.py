@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
 
+from packaging.requirements import Requirement
+
 from edgepack import _root
 from edgepack.errors import UnknownTarget
 from edgepack.model import Model
@@ -69,15 +71,26 @@ class Target(Protocol):
     # Why it does not package other precisions, where that takes a word; and the oldest runtime of some precisions.
     REFUSED: Mapping[str, str]
     SINCE: Mapping[str, str]
-    # The distributions a device needs besides numpy, and the extra that installs them here ("" if core).
+    # The distributions a device needs besides numpy, the runtime first, and the extra that installs them here ("" if
+    # core); and those for a device that has no wheels of the former, perhaps with a bound on numpy.
     REQUIREMENTS: tuple[str, ...]
+    FALLBACK: tuple[str, ...]
     EXTRA: str
+    # True where its files hold one length for each dimension, the batch apart, which its runner does one by one.
+    FIXED_SHAPES: bool
 
     def check(self) -> None:
         """Raise MissingExtra where the runtime is not installed here."""
 
     def lower(self, model: Model, folder: Path) -> str:
         """Write the model into `folder` in the runtime's own form; return the name of the main file.
+
+        Raises:
+            UnsupportedOperator: naming what the runtime cannot do.
+        """
+
+    def baseline(self, model: Model, folder: Path) -> str | None:
+        """Write the float original into `folder` in a form to time beside; None where the runner takes the ONNX file.
 
         Raises:
             UnsupportedOperator: naming what the runtime cannot do.
@@ -106,7 +119,17 @@ def load(name: str) -> Target:
 
 def packages(module: Target, *, images: bool = False) -> tuple[str, ...]:
     """The distributions that a bundle's processes import: Pillow only where images are the input."""
-    return ("numpy", *module.REQUIREMENTS, *(("pillow",) if images else ()))
+    return _with_numpy(module.REQUIREMENTS, images)
+
+
+def older_packages(module: Target, *, images: bool = False) -> tuple[str, ...]:
+    """The same for a device that has no wheels of the target's usual runtime; empty where there is no other."""
+    return _with_numpy(module.FALLBACK, images) if module.FALLBACK else ()
+
+
+def _with_numpy(requirements: tuple[str, ...], images: bool) -> tuple[str, ...]:
+    bounded = any(Requirement(line).name == "numpy" for line in requirements)
+    return (*(() if bounded else ("numpy",)), *requirements, *(("pillow",) if images else ()))
 
 
 class RunnerModule(Protocol):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from edgepack.device import HOST, Device
 from edgepack.errors import UnfitDevice
-from edgepack.pins import version_tuple
+from edgepack.pins import brought, version_tuple
 
 FOLDER = "wheels"
 # The names of manylinux before it was called by its glibc.
@@ -28,6 +28,8 @@ def platforms(arch: str, glibc: str) -> list[str]:
 def fetch(requirements: Sequence[str], device: Device, folder: Path) -> str:
     """Download the wheels of the requirements, and of all that they require, for the device's system.
 
+    What has no wheel there and comes from the system's own packages is left out.
+
     Returns:
         A line on what was fetched.
 
@@ -41,13 +43,18 @@ def fetch(requirements: Sequence[str], device: Device, folder: Path) -> str:
             "leave --wheels out and install there by hand",
         )
     folder.mkdir()
+    names = {line: line.partition("==")[0] for line in requirements}
+    own = [line for line in requirements if brought(names[line], device.arch, system) is not None]
+    wanted = [line for line in requirements if line not in own]
     nodot = system.python.replace(".", "")
     command = [
         sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--only-binary=:all:",
         "--dest", str(folder), "--python-version", system.python, "--implementation", "cp",
         *(part for abi in (f"cp{nodot}", "abi3", "none") for part in ("--abi", abi)),
         *(part for platform in platforms(device.arch, system.glibc) for part in ("--platform", platform)),
-        *requirements,
+        # Asked for what it requires, pip would look for a wheel of what the system brings.
+        *(["--no-deps"] if own else []),
+        *wanted,
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     if done.returncode != 0:

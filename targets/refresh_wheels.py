@@ -26,13 +26,13 @@ from edgepack.wheels import LEGACY, platforms
 
 HERE = Path(__file__).parent
 TABLE = HERE / "wheels.yaml"
-PACKAGES = ("numpy", "pillow", "onnxruntime", "openvino", "tflite-runtime", "ai-edge-litert")
+PACKAGES = ("numpy", "numpy<2", "pillow", "onnxruntime", "openvino", "tflite-runtime", "ai-edge-litert")
 NEWEST_GLIBC, OLDEST_GLIBC = 41, 17
 PYTHONS = ("3.8", "3.9", "3.10", "3.11", "3.12", "3.13", "3.14")
 
 
 def newest(package: str, python: str, arch: str, glibc: int) -> tuple[str, int] | None:
-    """The newest wheel's version and the oldest glibc 2.x it runs on."""
+    """The newest wheel's version and the oldest glibc 2.x it runs on; `package` may bound the version."""
     nodot = python.replace(".", "")
     command = [
         sys.executable, "-m", "pip", "install", "--dry-run", "--quiet", "--ignore-installed", "--no-deps",

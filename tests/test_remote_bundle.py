@@ -243,7 +243,7 @@ def test_a_newer_ir_is_lowered_for_an_old_runtime(tmp_path: Path) -> None:
 
 
 def test_wheels_that_do_not_exist_are_named(tmp_path: Path, cli: Run) -> None:
-    done = cli("build", demo.MODEL, "-o", tmp_path / "out", "--device", "rpi4@bookworm32", "--precision", "fp32")
+    done = cli("build", demo.MODEL, "-o", tmp_path / "out", "--device", "rpi4@trixie32", "--precision", "fp32")
     assert done.returncode == 32 and "armv7l" in done.stderr and "hint: " in done.stderr
     assert not (tmp_path / "out").exists()
 

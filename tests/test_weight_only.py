@@ -26,7 +26,7 @@ W4 = Layout(bits=4, block=32, symmetric=False)
 Matrices = dict[str, np.ndarray]
 
 
-@pytest.fixture(params=target.names())
+@pytest.fixture(params=[name for name in target.names() if "w8" in target.load(name).PRECISIONS])
 def name(request: pytest.FixtureRequest) -> str:
     if not all(importlib.util.find_spec(module) for module in target.load(request.param).REQUIREMENTS):
         pytest.skip(f"the {request.param} extra is not installed")

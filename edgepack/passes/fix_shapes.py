@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
@@ -11,8 +11,8 @@ from edgepack.model import Model
 from edgepack.passes import PassResult
 
 
-def fix_shapes(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> PassResult:
-    """Give the named inputs the shapes in `shapes`.
+def fix_shapes(model: Model, shapes: Mapping[str, tuple[int | None, ...]]) -> PassResult:
+    """Give the named inputs the shapes in `shapes`, where None leaves a dimension as it is.
 
     A dimension's name is one dimension: fixing "batch" in one input fixes it in all. Shapes inside the graph are
     dropped, to be inferred anew.
@@ -31,18 +31,18 @@ def fix_shapes(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> PassResul
             raise ShapeNeeded(f"the model has no input {name!r}", f"its inputs: {', '.join(specs)}")
         tensor = specs[name]
         if len(shape) != len(tensor.shape) or any(
-            isinstance(dim, int) and dim != size for dim, size in zip(tensor.shape, shape, strict=True)
+            isinstance(dim, int) and size not in (dim, None) for dim, size in zip(tensor.shape, shape, strict=True)
         ):
             raise ShapeNeeded(
-                f"shape {'x'.join(map(str, shape))} does not fit the input {tensor}",
+                f"shape {_text(shape)} does not fit the input {tensor}",
                 "only open dimensions can be given a length",
             )
         for dim, size in zip(tensor.shape, shape, strict=True):
-            if isinstance(dim, str) and lengths.setdefault(dim, size) != size:
+            if isinstance(dim, str) and size is not None and lengths.setdefault(dim, size) != size:
                 raise ShapeNeeded(
                     f"dimension {dim!r} is given as {lengths[dim]} and as {size}", "it has one length in all inputs"
                 )
-        by_name[name].shape = ir.Shape(shape)
+        by_name[name].shape = ir.Shape(_filled(tensor.shape, shape))
     for value in (*fixed.ir.graph.inputs, *fixed.ir.graph.outputs):
         if value.shape is not None:
             value.shape = ir.Shape(
@@ -52,5 +52,13 @@ def fix_shapes(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> PassResul
         for output in node.outputs:
             if not output.is_graph_output():
                 output.shape = None
-    text = ", ".join(f"{name}={'x'.join(map(str, shape))}" for name, shape in shapes.items())
+    text = ", ".join(f"{name}={_text(_filled(specs[name].shape, shape))}" for name, shape in shapes.items())
     return PassResult(model=fixed, note=f"input shapes fixed: {text}")
+
+
+def _filled(shape: Sequence[int | str | None], lengths: Sequence[int | None]) -> list[int | str | None]:
+    return [dim if size is None else size for dim, size in zip(shape, lengths, strict=True)]
+
+
+def _text(shape: Sequence[int | str | None]) -> str:
+    return "x".join("?" if size is None else str(size) for size in shape)

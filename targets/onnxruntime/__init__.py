@@ -38,7 +38,9 @@ REFUSED = {"w8a16": "its kernels take 16-bit activations back to float, which is
 # MatMulNBits has had its accuracy_level since then.
 SINCE = {"w4": "1.17"}
 REQUIREMENTS = ("onnxruntime",)
+FALLBACK: tuple[str, ...] = ()
 EXTRA = ""
+FIXED_SHAPES = False
 
 
 def check() -> None:
@@ -47,3 +49,8 @@ def check() -> None:
 
 def lower(model: Model, folder: Path) -> str:
     return model.save(folder / "model.onnx")[0]
+
+
+def baseline(model: Model, folder: Path) -> str | None:
+    """The original file itself."""
+    return None

@@ -38,7 +38,9 @@ PRECISIONS = ("fp32", "fp16", "int8", "dynamic", "w8", "w4")
 REFUSED = {"w8a16": "it multiplies 16-bit activations in float, no faster than float"}
 SINCE: dict[str, str] = {}
 REQUIREMENTS = ("openvino",)
+FALLBACK: tuple[str, ...] = ()
 EXTRA = "openvino"
+FIXED_SHAPES = False
 
 
 def check() -> None:
@@ -67,6 +69,11 @@ def lower(model: Model, folder: Path) -> str:
                 f"OpenVINO cannot convert the model: {_reason(str(error))}", "--target onnxruntime may run it"
             ) from error
     return "model.xml"
+
+
+def baseline(model: Model, folder: Path) -> str | None:
+    """The original file itself, which OpenVINO reads."""
+    return None
 
 
 def _fold(model: Any) -> None:

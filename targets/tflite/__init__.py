@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import onnx
@@ -13,8 +15,10 @@ from edgepack.target import Scheme
 
 from .flatbuffer import serialize
 from .gelu import fused_gelus
+from .halves import store_in_half
 from .lowering import Lowering, folded
 from .operators import OPERATORS
+from .signed import in_int8
 
 # TFLite's 8-bit specification: int8 activations with a zero point, symmetric weights by channel, int32 biases.
 # AveragePool and Concat keep their scale, as its builtin kernels demand. HardSwish and HardSigmoid are computed in
@@ -38,13 +42,16 @@ SCHEME = Scheme(
     bias_bits=32,
     bit_exact=True,
 )  # fmt: skip
-PRECISIONS = ("fp32", "int8")
+PRECISIONS = ("fp32", "fp16", "int8")
 REFUSED = {
     "w8a16": "its 16-bit kernels are slower than float",
 }
 SINCE: dict[str, str] = {}
 REQUIREMENTS = ("ai-edge-litert",)
+# 32-bit ARM and Python 3.8 have only the older runtime, which breaks with numpy 2.
+FALLBACK = ("tflite-runtime", "numpy<2")
 EXTRA = "tflite"
+FIXED_SHAPES = True
 _LARGEST = 2**31 - 2**20
 
 
@@ -53,7 +60,18 @@ def check() -> None:
 
 
 def lower(model: Model, folder: Path) -> str:
-    proto = _static(model.proto())
+    return _write(model, folder / "model.tflite")
+
+
+def baseline(model: Model, folder: Path) -> str | None:
+    """The float original by the same writer: LiteRT reads no ONNX."""
+    return _write(model, folder / "original.tflite")
+
+
+def _write(model: Model, path: Path) -> str:
+    given = model.proto()
+    halves = any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in given.graph.initializer)
+    proto = _static(in_int8(given))
     low = Lowering(proto)
     refused = low.run(OPERATORS)
     if refused:
@@ -66,8 +84,30 @@ def lower(model: Model, folder: Path) -> str:
         raise UnsupportedOperator(
             "a flatbuffer holds no more than 2 GB", "quantize the weights, or take another target"
         )
-    (folder / "model.tflite").write_bytes(serialize(low.graph, f"edgepack {VERSION}"))
-    return "model.tflite"
+    if halves:
+        store_in_half(low.graph)
+    path.write_bytes(serialize(low.graph, f"edgepack {VERSION}"))
+    _refuse_what_does_not_load(path)
+    return path.name
+
+
+def _refuse_what_does_not_load(path: Path) -> None:
+    """Loads the file in a process of its own, which LiteRT ends where its kernels meet what they do not take.
+
+    Raises:
+        UnsupportedOperator: with LiteRT's reason.
+    """
+    load = "import runpy, sys; runpy.run_path(sys.argv[1])['load'](sys.argv[2], 1)"
+    command = [sys.executable, "-P", "-c", load, str(Path(__file__).with_name("runner.py")), str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("INFO: ")]
+        path.unlink()
+        reason = lines[-1].strip()[:200] if lines else f"it ends with signal {-done.returncode}"
+        raise UnsupportedOperator(
+            f"LiteRT does not load the model: {reason}",
+            "--target onnxruntime runs on ARM boards too",
+        )
 
 
 def _static(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -78,7 +118,7 @@ def _static(proto: onnx.ModelProto) -> onnx.ModelProto:
     """
     for info in proto.graph.input:
         for place, dim in enumerate(info.type.tensor_type.shape.dim):
-            if dim.HasField("dim_value"):
+            if dim.HasField("dim_value") and dim.dim_value > 0:
                 continue
             if place:
                 raise UnsupportedOperator(

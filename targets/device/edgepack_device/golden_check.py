@@ -85,7 +85,7 @@ def compare(output, expected, reference, actual):
             )
     if output["reference_sqnr_db"] is not None:
         figures["reference_sqnr_db"] = sqnr_db(reference, actual)
-        floor = min(output["reference_sqnr_db"], FLOAT_NOISE_DB) - 1.0
+        floor = min(output["reference_sqnr_db"], FLOAT_NOISE_DB) - output.get("reference_within_db", 1.0)
         if figures["reference_sqnr_db"] < floor:
             raise HarnessError(
                 51,
