@@ -253,3 +253,12 @@ def test_operators_have_the_version_that_first_took_them(int8: bool, tmp_path: P
         model = schema.ModelT.InitFromPackedBuf(lowered(proto, tmp_path).read_bytes())
         found = {(names[code.builtinCode], code.version) for code in model.operatorCodes}
         assert set(wanted.items()) <= found, name
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_the_integer_mean_over_a_picture_is_off_to_no_side(kernels: str, tmp_path: Path) -> None:
+    case = cases.one("GlobalAveragePool", [1, 512, 14, 14])
+    proto = quantized(case)
+    path, feed, (output, scale) = lowered(proto, tmp_path), case.feed(30), next(iter(steps(proto).items()))
+    apart = run(path, kernels, feed)[output] - Session(proto).run(feed)[output]
+    assert abs(apart.mean()) < 0.05 * scale
