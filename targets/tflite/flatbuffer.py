@@ -11,20 +11,7 @@ import numpy as np
 
 from edgepack.errors import needs
 
-# The version of each operator that first took what is written here; a runtime refuses those above its own.
-_VERSIONS = {
-    "ADD": 1, "MUL": 1, "SUB": 1, "CONV_2D": 1, "DEPTHWISE_CONV_2D": 1, "TRANSPOSE_CONV": 1, "FULLY_CONNECTED": 1,
-}  # fmt: skip
-_INT8_VERSIONS = {
-    "ADD": 2, "SUB": 3, "MUL": 2, "CONV_2D": 3, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 4, "AVERAGE_POOL_2D": 2,
-    "MAX_POOL_2D": 2, "CONCATENATION": 2, "RESHAPE": 1, "SOFTMAX": 2, "LOGISTIC": 2, "TANH": 2, "PAD": 2, "PADV2": 2,
-    "MEAN": 2, "RESIZE_BILINEAR": 2, "RESIZE_NEAREST_NEIGHBOR": 2, "TRANSPOSE": 2, "STRIDED_SLICE": 2, "SLICE": 2,
-    "SPLIT": 2, "SPLIT_V": 2, "QUANTIZE": 1, "DEQUANTIZE": 2, "LEAKY_RELU": 2, "PRELU": 1, "RELU": 2, "RELU6": 2,
-    "TRANSPOSE_CONV": 2, "BATCH_MATMUL": 2, "GATHER": 2, "HARD_SWISH": 1, "MAXIMUM": 2, "MINIMUM": 2, "REDUCE_MAX": 2,
-    "REDUCE_MIN": 2, "SQUEEZE": 1, "SUM": 2, "ARG_MAX": 2, "SPACE_TO_DEPTH": 2, "DEPTH_TO_SPACE": 2, "UNPACK": 2,
-    "PACK": 2, "EXPAND_DIMS": 1, "BROADCAST_TO": 2, "ABS": 2, "NEG": 1, "RSQRT": 2, "GREATER": 2, "LESS": 2,
-    "EQUAL": 2, "NOT_EQUAL": 2, "GREATER_EQUAL": 2, "LESS_EQUAL": 2, "SELECT_V2": 1,
-}  # fmt: skip
+from .versions import version
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +21,13 @@ class Quantization:
     scale: np.ndarray
     zero_point: np.ndarray
     axis: int = 0
+
+    def equals(self, other: Quantization | None) -> bool:
+        return (
+            other is not None
+            and np.array_equal(self.scale, other.scale)
+            and np.array_equal(self.zero_point, other.zero_point)
+        )
 
 
 @dataclass(eq=False, kw_only=True)
@@ -117,7 +111,7 @@ def serialize(graph: Graph, description: str) -> bytes:
     model.operatorCodes = []
     subgraph.operators = []
     for operator in graph.operators:
-        key = (operator.kind, _version(operator))
+        key = (operator.kind, version(operator.kind, operator.inputs, operator.outputs, operator.options))
         if key not in codes:
             codes[key] = len(model.operatorCodes)
             code = schema.OperatorCodeT()
@@ -179,13 +173,6 @@ def _signature(schema: Any, graph: Graph, number: dict[int, int]) -> Any:
             entries.append(entry)
         setattr(made, side, entries)
     return made
-
-
-def _version(operator: Operator) -> int:
-    int8 = any(tensor is not None and tensor.dtype == np.int8 for tensor in (*operator.inputs, *operator.outputs))
-    if int8 and operator.kind in _INT8_VERSIONS:
-        return _INT8_VERSIONS[operator.kind]
-    return _VERSIONS.get(operator.kind, 1)
 
 
 def _unique(names: Sequence[str]) -> list[str]:

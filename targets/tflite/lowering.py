@@ -11,7 +11,7 @@ integers themselves.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +22,7 @@ from onnx import helper, numpy_helper
 from .flatbuffer import Graph, Operator, Quantization, Tensor
 
 Perm = tuple[int, ...]
+Lower = Callable[["Lowering", "Unit"], None]
 # Activations that an operator may take with it, by what they clip to.
 FUSED = {(0.0, np.inf): 1, (-1.0, 1.0): 2, (0.0, 6.0): 3}
 FUSES = frozenset({"Conv", "Gemm", "MatMul", "Add", "Sub", "Mul", "Div", "MaxPool", "AveragePool"})
@@ -51,6 +52,14 @@ class Unit:
     attributes: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """How an operator is lowered, and whether a node of it computes on integers where it could."""
+
+    lower: Lower
+    int8: Callable[[Lowering, onnx.NodeProto], bool]
+
+
 class Lowering:
     """One graph being lowered. `graph` grows with the walk."""
 
@@ -74,18 +83,20 @@ class Lowering:
         self.outputs = [info.name for info in proto.output]
         self.readers: dict[str, list[onnx.NodeProto]] = {}
         for node in self.nodes:
-            for name in node.input:
+            for name in filter(None, node.input):
                 self.readers.setdefault(name, []).append(node)
         self.views: dict[str, View] = {}
         self.integers: dict[str, str] = {}
         self.grids: dict[str, Quantization] = {}
         self.done: set[int] = set()
         self._stored: dict[tuple[str, Perm], Tensor] = {}
+        self._forms: Mapping[str, Form] = {}
 
     # --- the walk ---------------------------------------------------------------------------------------------
 
-    def run(self, operators: dict[str, Callable[[Lowering, Unit], None]]) -> list[str]:
+    def run(self, operators: Mapping[str, Form]) -> list[str]:
         """Lower every node; what has no form is named in the answer."""
+        self._forms = operators
         for name in self.inputs:
             tensor = Tensor(name=name, shape=self.shape(name), dtype=self.dtypes[name])
             self.graph.inputs[name] = tensor
@@ -94,22 +105,22 @@ class Lowering:
         for node in self.nodes:
             if id(node) in self.done:
                 continue
-            if node.op_type == "DequantizeLinear":
-                self._restored(node)
-                continue
-            if node.op_type == "QuantizeLinear":
-                self._quantized(node)
-                continue
-            lower = operators.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+            form = operators.get(node.op_type) if node.domain in ("", "ai.onnx") else None
             kind = node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
             try:
-                if lower is None:
+                if kind == "DequantizeLinear":
+                    self._restored(node)
+                    continue
+                if kind == "QuantizeLinear":
+                    self._quantized(node)
+                    continue
+                if form is None:
                     raise NoForm("it has no TFLite form here")
                 if not all(name in self.shapes for name in (*node.output, *node.input) if name):
                     raise NoForm("its shape is open")
-                lower(self, self.unit(node))
+                form.lower(self, self.unit(node))
             except NoForm as error:
-                refused.append(f"{kind} {node.output[0]!r}: {error}")
+                refused.append(f"{kind} {next(filter(None, node.output))!r}: {error}")
                 for name in node.output:  # so that those behind are looked at too
                     if name and name not in self.views:
                         self.store(
@@ -142,7 +153,9 @@ class Lowering:
     def _restored(self, node: onnx.NodeProto) -> None:
         """Constants are folded when they are read in float; for the rest only the connection is noted."""
         self.integers[node.output[0]] = node.input[0]
-        self.grids.setdefault(node.input[0], self.grid(node))
+        grid = self.grid(node)
+        if not self.grids.setdefault(node.input[0], grid).equals(grid):
+            raise NoForm("its integers have another scale elsewhere")
         self.shapes.setdefault(node.output[0], self.shapes[node.input[0]])
         self.dtypes[node.output[0]] = np.dtype(np.float32)
 
@@ -152,8 +165,6 @@ class Lowering:
         name, output = node.input[0], node.output[0]
         self.grids[output] = grid
         self.shapes.setdefault(output, self.shapes[name])
-        if name in self.constants:
-            raise NotImplementedError  # clean-up folds them
         source = self.integers.get(name)
         view = self.views[source] if source is not None and source in self.views else self.view(name)
         made = Tensor(name=output, shape=view.tensor.shape, dtype=np.dtype(np.int8), quantization=grid)
@@ -169,21 +180,26 @@ class Lowering:
     def unit(self, node: onnx.NodeProto) -> Unit:
         """The node, with the activation and the quantizer that can go with it."""
         attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
-        unit = Unit(node=node, output=node.output[0], attributes=attributes)
-        if len([name for name in node.output if name]) > 1:
-            outputs = [name for name in node.output if name]
-            unit.int8 = self._reads_integers(node) and all(self._quantizer(name) is not None for name in outputs)
+        outputs = [name for name in node.output if name]
+        unit = Unit(node=node, output=outputs[0], attributes=attributes)
+        integers = self._reads_integers(node)
+        if len(outputs) > 1:
+            unit.int8 = integers and all(self._quantizer(name) is not None for name in outputs) and self._has_int8(node)
             return unit
-        follower = self.only_reader(node.output[0])
-        if follower is not None and node.op_type in FUSES:
-            limits = self.limits(follower)
-            if limits in FUSED:
-                unit.activation, unit.output = FUSED[limits], follower.output[0]
-        quantizer = self._quantizer(unit.output)
-        if quantizer is not None and self._reads_integers(node):
-            unit.int8, unit.quantization = True, self.grid(quantizer)
-        if unit.activation:
+        follower = self.only_reader(unit.output) if self._fuses(node) else None
+        limits = self.limits(follower) if follower is not None else None
+        quantizer = self._quantizer(follower.output[0] if follower is not None and limits else unit.output)
+        grid = self.grid(quantizer) if quantizer is not None else None
+        free = integers and grid is not None and limits is not None and _holds(limits, grid)
+        fused = limits in FUSED or free
+        if follower is not None and limits is not None and fused:
+            unit.activation, unit.output = 0 if free else FUSED[limits], follower.output[0]
             self.done.add(id(follower))
+        elif follower is not None:
+            quantizer = self._quantizer(unit.output)
+            grid = self.grid(quantizer) if quantizer is not None else None
+        if integers and grid is not None and self._has_int8(node):
+            unit.int8, unit.quantization = True, grid
         if unit.int8:
             assert quantizer is not None
             self.done.add(id(quantizer))
@@ -191,6 +207,21 @@ class Lowering:
             self.grids[unit.output] = unit.quantization  # type: ignore[assignment]
             self.shapes.setdefault(unit.output, self.shapes[quantizer.input[0]])
         return unit
+
+    def _fuses(self, node: onnx.NodeProto) -> bool:
+        if node.op_type in ("Gemm", "MatMul"):  # a product of two activations takes nothing with it
+            array = self.value(node.input[1])
+            return array is not None and array.ndim == 2
+        return node.op_type in FUSES
+
+    def _has_int8(self, node: onnx.NodeProto) -> bool:
+        form = self._forms.get(node.op_type)
+        return form is not None and form.int8(self, node)
+
+    def grid_behind(self, name: str) -> Quantization | None:
+        """The grid that a value is rounded to by its only reader."""
+        quantizer = self._quantizer(name)
+        return self.grid(quantizer) if quantizer is not None else None
 
     def _quantizer(self, name: str) -> onnx.NodeProto | None:
         reader = self.only_reader(name)
@@ -258,7 +289,7 @@ class Lowering:
             return self.views[name]
         array = self.value(name)
         if array is not None:
-            self.store(name, self.constant(array, name), None)
+            self.store(name, self.constant(array, name, self.grids.get(name)), None)
             return self.views[name]
         source = self.integers[name]
         view = self.views[source]
@@ -350,6 +381,13 @@ class Lowering:
         return made
 
 
+def _holds(limits: tuple[float, float], grid: Quantization) -> bool:
+    """Whether the grid ends within the limits, so that rounding to it clips as they do."""
+    low, high = ((end - float(grid.zero_point)) * float(grid.scale) for end in (-128, 127))
+    half = 0.501 * float(grid.scale)
+    return limits[0] <= low + half and high - half <= limits[1]
+
+
 def identity(rank: int) -> Perm:
     return tuple(range(rank))
 
@@ -395,7 +433,8 @@ def folded(model: onnx.ModelProto) -> onnx.ModelProto:
                 if name:
                     single.initializer.append(numpy_helper.from_array(constants[name], name))
             try:
-                answers = ReferenceEvaluator(helper.make_model(single, opset_imports=model.opset_import)).run(None, {})
+                session = ReferenceEvaluator(helper.make_model(single, opset_imports=model.opset_import))
+                answers = [np.asarray(answer) for answer in session.run(None, {})]
             except Exception:  # left for the walk to name
                 answers = None
         if answers is None:
