@@ -12,6 +12,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from edgepack import target
+from edgepack.errors import UnsupportedOperator
 from edgepack.model import Model
 from edgepack.passes.quantize import quantize
 from edgepack.preparation import Steps, prepare
@@ -163,3 +164,101 @@ def test_integers_are_within_a_step_of_the_same_graph_in_onnx_runtime(name: str,
         for output in session.outputs:
             assert answers[output].shape == wanted[output].shape
             assert np.abs(answers[output] - wanted[output]).max() <= 1.001 * scale[output], output
+
+
+REFUSED = {
+    "conv of three dimensions": (cases.one("Conv", [1, 2, 4, 4, 4], weights=[models.random((3, 2, 1, 1, 1))]), "Conv"),
+    "no such operator": (cases.one("Det", [3, 3], out_type=onnx.TensorProto.FLOAT), "Det"),
+    "diagonal": (cases.one("Einsum", [3, 3], equation="ii->i"), "the equation ii->i"),
+    "sum over one alone": (cases.one("Einsum", [3, 4], [4, 5], equation="ij,jk->k"), "a sum over one operand"),
+    "cubic": (cases._resize([1, 1, 4, 4], (1, 1, 2, 2), mode="cubic"), "mode cubic"),
+    "long sequence": (cases._recurrent("LSTM", 4, steps=513), "513 steps, more than 512"),
+    "peepholes": (
+        cases.one(
+            "LSTM", [3, 1, 2], outputs=1, hidden_size=2,
+            weights=[*(models.random(shape) for shape in [(1, 8, 2), (1, 8, 2), (1, 16)]), None, None, None,
+                     models.random((1, 6))],
+        ),
+        "peepholes",
+    ),
+    "computed weights": (cases.one("Conv", [1, 2, 4, 4], [3, 2, 1, 1]), "weights are computed"),
+    "places of maxima": (cases.one("MaxPool", [1, 2, 4, 4], kernel_shape=[2, 2], outputs=2), "places of its maxima"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_has_no_form_is_refused_by_name(name: str, tmp_path: Path) -> None:
+    case, said = REFUSED[name]
+    with pytest.raises(UnsupportedOperator) as refusal:
+        lowered(case.proto, tmp_path)
+    assert said in str(refusal.value) and next(filter(None, case.proto.graph.node[0].output)) in str(refusal.value)
+    assert not list(tmp_path.iterdir())
+
+
+def operators(path: Path) -> list[str]:
+    session: Any = interpreter.Interpreter(str(path), experimental_op_resolver_type=KERNELS["builtin"])
+    return [details["op_name"] for details in session._get_ops_details()]
+
+
+@pytest.mark.parametrize("name", cases.GELUS)
+def test_a_spelled_out_gelu_is_one_operator(name: str, tmp_path: Path) -> None:
+    assert operators(lowered(cases.GELUS[name].proto, tmp_path)) == ["GELU"]
+
+
+def test_an_erf_that_is_no_gelu_stays_one(tmp_path: Path) -> None:
+    n, constants = cases.n, {"root": cases.scalar(2**0.5), "one": cases.scalar(1), "third": cases.scalar(1 / 3)}
+    spelled = [
+        n("Div", "x root", "d"),
+        n("Erf", "d", "e"),
+        n("Add", "e one", "a"),
+        n("Mul", "x a", "m"),
+        n("Mul", "m third", "y"),
+    ]
+    case = cases.case(spelled, {"x": [3, 7]}, constants)
+    path = lowered(case.proto, tmp_path)
+    assert "GELU" not in operators(path)
+    feed = case.feed()
+    assert distance(run(path, "xnnpack", feed)["y"], Session(case.proto).run(feed)["y"]) < 1e-5
+
+
+def test_erf_is_within_a_millionth_everywhere(tmp_path: Path) -> None:
+    case = cases.one("Erf", [1, 20001])
+    feed = {"x0": np.linspace(-5, 5, 20001, dtype=np.float32)[None]}
+    path = lowered(case.proto, tmp_path)
+    wanted = Session(case.proto).run(feed)["y0"]
+    for kernels in KERNELS:
+        assert np.abs(run(path, kernels, feed)["y0"] - wanted).max() < 1e-6
+
+
+# As TensorFlow's own converter numbers them (lite/tools/versioning/op_version.cc).
+VERSIONS = {
+    "conv": {"CONV_2D": 1}, "conv_groups": {"CONV_2D": 6}, "depthwise_dilated": {"DEPTHWISE_CONV_2D": 2},
+    "transposed": {"TRANSPOSE_CONV": 3}, "matmul_rank_3": {"FULLY_CONNECTED": 5}, "gemm": {"FULLY_CONNECTED": 1},
+    "linear_half_pixel": {"RESIZE_BILINEAR": 3}, "linear_asymmetric": {"RESIZE_BILINEAR": 1},
+    "transpose_rank_5": {"TRANSPOSE": 4}, "expand": {"BROADCAST_TO": 2}, "add_int": {"ADD": 4}, "mul_int": {"MUL": 5},
+}  # fmt: skip
+INT8_VERSIONS = {
+    "conv": {"CONV_2D": 3, "TRANSPOSE": 2, "QUANTIZE": 1, "DEQUANTIZE": 2}, "conv_groups": {"CONV_2D": 6},
+    "depthwise": {"DEPTHWISE_CONV_2D": 3}, "gemm": {"FULLY_CONNECTED": 4}, "add_alike": {"ADD": 2},
+    "mul_alike": {"MUL": 2}, "split": {"SPLIT": 2}, "leakyrelu": {"LEAKY_RELU": 1}, "concat": {"CONCATENATION": 2},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("int8", [False, True])
+def test_operators_have_the_version_that_first_took_them(int8: bool, tmp_path: Path) -> None:
+    schema = pytest.importorskip("ai_edge_litert.schema_py_generated")
+    names = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
+    for name, wanted in (INT8_VERSIONS if int8 else VERSIONS).items():
+        proto = quantized(cases.INT8[name]) if int8 else cases.FLOAT[name].proto
+        model = schema.ModelT.InitFromPackedBuf(lowered(proto, tmp_path).read_bytes())
+        found = {(names[code.builtinCode], code.version) for code in model.operatorCodes}
+        assert set(wanted.items()) <= found, name
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_the_integer_mean_over_a_picture_is_off_to_no_side(kernels: str, tmp_path: Path) -> None:
+    case = cases.one("GlobalAveragePool", [1, 512, 14, 14])
+    proto = quantized(case)
+    path, feed, (output, scale) = lowered(proto, tmp_path), case.feed(30), next(iter(steps(proto).items()))
+    apart = run(path, kernels, feed)[output] - Session(proto).run(feed)[output]
+    assert abs(apart.mean()) < 0.05 * scale

@@ -52,7 +52,9 @@ def _prelu(low: Lowering, unit: Unit) -> None:
     if whole.shape[0] != 1:
         raise NoForm("a slope for each sample")
     x = low.read(unit.node.input[0], perm)
-    low.add("PRELU", [x, low.constant(whole[0], unit.node.input[1])], [low.result(unit, perm)])
+    # One for each channel, even if they are one: older runtimes take a lone slope for the first channel's.
+    slopes = np.broadcast_to(whole[0], (*whole.shape[1:-1], x.shape[-1]))
+    low.add("PRELU", [x, low.constant(slopes, unit.node.input[1])], [low.result(unit, perm)])
 
 
 @operator("Clip", int8=keeps_grid)

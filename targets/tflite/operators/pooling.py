@@ -138,10 +138,16 @@ def _global_max(low: Lowering, unit: Unit) -> None:
 
 
 def _global(low: Lowering, unit: Unit, kind: str) -> None:
+    """The builtin MEAN that keeps its axes cuts off part of the zero point, so in integers they come back behind it."""
     rank = len(low.shape(unit.node.input[0]))
     x = low.read(low.data(unit, 0), last(rank))
     axes = low.numbers(range(1, rank - 1), f"{unit.output}/axes")
-    low.add(kind, [x, axes], [low.result(unit, last(rank))], "ReducerOptions", {"keepDims": True})
+    made = low.result(unit, last(rank))
+    if unit.int8 and kind == "MEAN":
+        mean = low.temporary(unit, (x.shape[0], x.shape[-1]), "mean")
+        low.reshape(low.add(kind, [x, axes], [mean], "ReducerOptions", {"keepDims": False}), made)
+    else:
+        low.add(kind, [x, axes], [made], "ReducerOptions", {"keepDims": True})
 
 
 @operator("GlobalLpPool", "LpPool")
