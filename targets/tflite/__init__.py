@@ -22,9 +22,9 @@ from .signed import in_int8
 
 # TFLite's 8-bit specification: int8 activations with a zero point, symmetric weights by channel, int32 biases.
 # AveragePool and Concat keep their scale, as its builtin kernels demand. HardSwish and HardSigmoid are computed in
-# float between DEQUANTIZE and QUANTIZE, which XNNPACK makes one table of: 19 µs for 400,000 numbers on one thread, as
-# long as additions and products in integers take, and exact where those are off by one in 5 % of places; by the
-# builtin kernels 170 µs against 1,510, and 1,460 for the int8 HARD_SWISH.
+# float between DEQUANTIZE and QUANTIZE: with XNNPACK 19 µs for 400,000 numbers on one thread, as long as additions and
+# products in integers take, and exact where those are off by one in 5 % of places; by the builtin kernels 170 µs
+# against 1,510, and 1,460 for the int8 HARD_SWISH.
 SCHEME = Scheme(
     activation_dtype="int8",
     symmetric_activations=False,
