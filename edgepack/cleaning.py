@@ -110,13 +110,14 @@ def refuse_undefined(model: Model, answers: Iterable[Feed]) -> None:
                 )
 
 
-def cleaned(model: Model, session: Session, feeds: Sequence[Feed]) -> tuple[Model, list[str]]:
+def cleaned(model: Model, session: Session, feeds: Sequence[Feed], answer: Feed) -> tuple[Model, list[str]]:
     """The model cleaned up and its activations fused, each kept only if it answers like the original; and notes.
 
     Args:
         session: the original.
+        answer: what it answers to the first of the feeds.
     """
-    model = _with_true_ranks(model, session.run(feeds[0]))
+    model = _with_true_ranks(model, answer)
     clean = simplify(model, session, feeds)
     fused = rewrite(clean.model, session, feeds)
     return fused.model, [clean.note, fused.note]

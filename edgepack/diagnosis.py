@@ -104,7 +104,8 @@ def diagnose(
     given = samples.read(Path(data), model, spec)
     feeds = given.first(_FEEDS)
     progress("cleaning up", 0, 0)
-    model, _ = cleaned(model, Session(original), feeds[:2])
+    session = Session(original)
+    model, _ = cleaned(model, session, feeds[:2], session.run(feeds[0]))
     ready = prepare(model, scheme, given, progress=lambda done, total: progress("calibrating", done, total))
     found = inject(
         ready.model,

@@ -180,7 +180,7 @@ def build(
     judge = judge_for(session, judged, asked, references[0], keep=decision.on_trial)
     if max_drop is not None and judge is not None:
         refuse_unmeasurable(judge, references[0])
-    clean, tidied = cleaned(untidy, session, feeds[:2])
+    clean, tidied = cleaned(untidy, session, feeds[:2], references[0])
     given = Ingredients(
         plan=decision,
         name=name or path.stem,

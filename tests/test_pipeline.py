@@ -371,6 +371,7 @@ def test_an_output_declared_with_too_few_axes_is_no_obstacle() -> None:
     for name in ("one", "length"):
         declared.dim.add().dim_param = name
     model = models.in_edgepack(proto)
-    clean, notes = cleaned(model, Session(model), [{"x": models.images(2)}])
+    session, feed = Session(model), {"x": models.images(2)}
+    clean, notes = cleaned(model, session, [feed], session.run(feed))
     assert len(clean.outputs[0].shape) == 3
     assert notes[0].startswith("clean-up: ")

@@ -339,52 +339,20 @@ FUNCTIONS = {
     "silu": case([n("Sigmoid", "x", "s"), n("Mul", "x s", "y")], {"x": [2, 7]}),
 }
 
-_HALF, _ROOT = {"half": scalar(0.5), "one": scalar(1), "two": scalar(2)}, {"root": scalar(2**0.5)}
+
+def gelu(scaled: onnx.NodeProto, total: str, *tail: onnx.NodeProto) -> Case:
+    """x scaled to d, one and its Erf e summed in that order to a, and what makes y of them."""
+    constants = {"half": 0.5, "one": 1, "two": 2, "root": 2**0.5, "inverse": 0.5**0.5}
+    nodes = [scaled, n("Erf", "d", "e"), n("Add", total, "a"), *tail]
+    read = {name for node in nodes for name in node.input}
+    return case(nodes, {"x": [3, 7]}, {name: scalar(value) for name, value in constants.items() if name in read})
+
+
 GELUS = {
-    "gelu_divided": case(
-        [
-            n("Div", "x root", "d"),
-            n("Erf", "d", "e"),
-            n("Add", "e one", "a"),
-            n("Mul", "x a", "m"),
-            n("Mul", "m half", "y"),
-        ],
-        {"x": [3, 7]},
-        _HALF | _ROOT,
-    ),
-    "gelu_half_first": case(
-        [
-            n("Mul", "x inverse", "d"),
-            n("Erf", "d", "e"),
-            n("Add", "one e", "a"),
-            n("Mul", "x half", "h"),
-            n("Mul", "h a", "y"),
-        ],
-        {"x": [3, 7]},
-        _HALF | {"inverse": scalar(0.5**0.5)},
-    ),
-    "gelu_half_between": case(
-        [
-            n("Div", "x root", "d"),
-            n("Erf", "d", "e"),
-            n("Add", "e one", "a"),
-            n("Mul", "half a", "m"),
-            n("Mul", "m x", "y"),
-        ],
-        {"x": [3, 7]},
-        _HALF | _ROOT,
-    ),
-    "gelu_halved": case(
-        [
-            n("Div", "x root", "d"),
-            n("Erf", "d", "e"),
-            n("Add", "e one", "a"),
-            n("Mul", "x a", "m"),
-            n("Div", "m two", "y"),
-        ],
-        {"x": [3, 7]},
-        _HALF | _ROOT,
-    ),
+    "gelu_divided": gelu(n("Div", "x root", "d"), "e one", n("Mul", "x a", "m"), n("Mul", "m half", "y")),
+    "gelu_half_first": gelu(n("Mul", "x inverse", "d"), "one e", n("Mul", "x half", "h"), n("Mul", "h a", "y")),
+    "gelu_half_between": gelu(n("Div", "x root", "d"), "e one", n("Mul", "half a", "m"), n("Mul", "m x", "y")),
+    "gelu_halved": gelu(n("Div", "x root", "d"), "e one", n("Mul", "x a", "m"), n("Div", "m two", "y")),
 }
 
 ARITHMETIC = {

@@ -6,6 +6,8 @@ import numpy as np
 import onnx_ir as ir
 
 MICROSOFT = "com.microsoft"
+# Since which opset axes are an input.
+_AXES_AS_INPUT = {"Squeeze": 13, "ReduceMean": 18}
 
 
 def bias_of(node: ir.Node, product: ir.Value) -> list[ir.Node]:
@@ -28,6 +30,16 @@ def initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
     value = ir.val(unique, const_value=ir.tensor(np.ascontiguousarray(array).reshape(array.shape), name=unique))
     graph.register_initializer(value)
     return value
+
+
+def with_axes(
+    graph: ir.Graph, op_type: str, value: ir.Value, axes: list[int], opset: int, **attributes: int
+) -> ir.Node:
+    """A Squeeze or ReduceMean over the axes, which newer opsets give as an input."""
+    if opset < _AXES_AS_INPUT[op_type]:
+        return ir.node(op_type, [value], attributes={"axes": axes, **attributes})
+    given = initializer(graph, f"{value.name}_axes", np.array(axes, np.int64))
+    return ir.node(op_type, [value, given], attributes=attributes)
 
 
 def replace_constant(graph: ir.Graph, node: ir.Node, index: int, array: np.ndarray, name: str) -> None:

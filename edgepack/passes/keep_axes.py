@@ -6,12 +6,11 @@ computes something else (0 dB from the answer, for ReduceMax over all axes of sp
 
 from __future__ import annotations
 
-import numpy as np
 import onnx_ir as ir
 
 from edgepack.model import Model, constant
 from edgepack.passes import PassResult
-from edgepack.passes.edits import initializer, replace
+from edgepack.passes.edits import replace, with_axes
 
 _EXTREMES = frozenset({"ReduceMax", "ReduceMin"})
 
@@ -30,7 +29,9 @@ def keep_axes(model: Model) -> PassResult:
         keeping.outputs[0].name = f"{node.outputs[0].name}_kept"
         if node.outputs[0].dtype is not None:
             keeping.outputs[0].dtype = node.outputs[0].dtype
-        replace(graph, node, [keeping, _squeeze(graph, node, keeping.outputs[0], axes, result.opset)])
+        squeeze = with_axes(graph, "Squeeze", keeping.outputs[0], axes, result.opset)
+        squeeze.outputs[0].type, squeeze.outputs[0].shape = node.outputs[0].type, node.outputs[0].shape
+        replace(graph, node, [keeping, squeeze])
         found += 1
     return PassResult(model=result if found else model, note="", figures={"split": float(found)})
 
@@ -43,12 +44,3 @@ def _dropped(node: ir.Node) -> list[int] | None:
         return list(node.attributes.get_ints("axes"))
     given = constant(node.inputs[1]) if len(node.inputs) > 1 else None
     return None if given is None or not given.size else [int(axis) for axis in given]
-
-
-def _squeeze(graph: ir.Graph, node: ir.Node, value: ir.Value, axes: list[int], opset: int) -> ir.Node:
-    if opset < 13:
-        squeeze = ir.node("Squeeze", [value], attributes={"axes": axes})
-    else:
-        squeeze = ir.node("Squeeze", [value, initializer(graph, f"{value.name}_axes", np.array(axes, np.int64))])
-    squeeze.outputs[0].type, squeeze.outputs[0].shape = node.outputs[0].type, node.outputs[0].shape
-    return squeeze

@@ -7,11 +7,10 @@ added to all scores changes no answer, so each row has its mean taken off.
 
 from __future__ import annotations
 
-import numpy as np
 import onnx_ir as ir
 
 from edgepack.model import Model
-from edgepack.passes.edits import initializer, replace
+from edgepack.passes.edits import replace, with_axes
 
 _SOFT = frozenset({"Softmax", "LogSoftmax"})
 _MOVING = frozenset({"Identity", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten"})
@@ -59,10 +58,7 @@ def _axes(node: ir.Node, opset: int) -> list[int] | None:
 def _replace(graph: ir.Graph, node: ir.Node, axes: list[int], opset: int) -> None:
     scores = node.inputs[0]
     assert scores is not None
-    if opset < 18:
-        mean = ir.node("ReduceMean", [scores], attributes={"axes": axes, "keepdims": 1})
-    else:
-        mean = ir.node("ReduceMean", [scores, initializer(graph, f"{scores.name}_axes", np.array(axes, np.int64))])
+    mean = with_axes(graph, "ReduceMean", scores, axes, opset, keepdims=1)
     mean.outputs[0].name = f"{scores.name}_mean"
     centered = ir.node("Sub", [scores, mean.outputs[0]], name=f"{scores.name}_centered")
     centered.outputs[0].type, centered.outputs[0].shape = node.outputs[0].type, node.outputs[0].shape

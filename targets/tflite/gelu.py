@@ -13,6 +13,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from edgepack.pieces import set_nodes
+
 _CLOSE = 1e-3
 
 
@@ -20,12 +22,10 @@ def fused_gelus(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model with each spelled-out GELU as one Gelu node; it is changed in place."""
     graph = model.graph
     found = [gelu for node in graph.node if node.op_type == "Erf" and (gelu := _Spelling(graph, node).gelu())]
-    ends = {node.output[0]: node for node in found}
-    nodes = [ends.get(node.output[0], node) if node.output else node for node in graph.node]
-    kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in _needed(graph, nodes)]
     if found:
-        del graph.node[:]
-        graph.node.extend(kept)
+        ends = {node.output[0]: node for node in found}
+        nodes = [ends.get(node.output[0], node) if node.output else node for node in graph.node]
+        set_nodes(graph, _needed(graph, nodes))
     return model
 
 

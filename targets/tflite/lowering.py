@@ -19,6 +19,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from edgepack.pieces import set_nodes
+
 from .flatbuffer import Graph, Operator, Quantization, Tensor
 
 Perm = tuple[int, ...]
@@ -443,7 +445,5 @@ def folded(model: onnx.ModelProto) -> onnx.ModelProto:
         for name, answer in zip(node.output, answers, strict=True):
             constants[name] = np.asarray(answer)
             graph.initializer.append(numpy_helper.from_array(constants[name], name))
-    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in kept]
-    del graph.node[:]
-    graph.node.extend(nodes)
+    set_nodes(graph, kept)
     return model
