@@ -19,8 +19,9 @@ from edgepack.device import available_cores
 from edgepack.errors import SamplesError
 from edgepack.layer import bias_of, channel_axis, from_matrix, to_matrix
 from edgepack.model import Model, constant
+from edgepack.passes.correct_bias import ChannelMean, mean_outputs
 from edgepack.passes.equalize import equalize
-from edgepack.passes.equalize_swish import equalize_swish
+from edgepack.passes.equalize_swish import equalize_swish, reaches
 from edgepack.passes.pad_channels import pad_channels
 from edgepack.passes.placement import place, tail
 from edgepack.passes.quantize import SMALLEST_SCALE, Rounded, activation_grid, bias_floor, refuse_empty
@@ -59,7 +60,8 @@ class Steps:
 class Prepared:
     """`extents` and `ranges` by tensor, `layers` by the name of a weighted node's output, all of `model`.
 
-    `model` is the float model that was observed, and is to be quantized; `notes` say what was done to it.
+    `model` is the float model that was observed, and is to be quantized; `notes` say what was done to it. `means` are
+    the mean outputs by which biases are corrected.
     `unseen` are the layers that no sample reached, which are to stay float.
     """
 
@@ -67,6 +69,7 @@ class Prepared:
     extents: dict[str, Extent]
     ranges: dict[str, tuple[float, float]]
     layers: dict[str, Rounded] = field(default_factory=dict)
+    means: dict[str, np.ndarray] = field(default_factory=dict)
     samples: int
     notes: tuple[str, ...] = ()
     unseen: frozenset[str] = frozenset()
@@ -104,8 +107,9 @@ def prepare(
     moments = [Moments(node=nodes[0], samples=samples.count) for nodes in sharing.values()] if steps.rounding else []
     layers: dict[str, Rounded] = {}
     seen: dict[str, Extent] = {}
-    observers: list[Extent | Moments] = [*extents, *moments]
-    for finished in stream(model, observers, samples, memory, progress):
+    means = mean_outputs(model, scheme) if steps.bias else []
+    observers: list[Extent | Moments | ChannelMean] = [*extents, *moments]
+    for finished in stream(model, observers, samples, memory, progress, briefly=means):
         seen.update({observer.tensor: observer for observer in finished if isinstance(observer, Extent)})
         todo = [observer for observer in finished if isinstance(observer, Moments) and observer.followed]
         with threadpool_limits(1, "blas"), ThreadPoolExecutor(min(available_cores(), 4)) as pool:
@@ -127,6 +131,7 @@ def prepare(
         extents=seen,
         ranges=choose_ranges(seen, placement.tensors, steps.ranges, placement.limits),
         layers=layers,
+        means={observer.tensor: observer.mean for observer in means},
         samples=samples.count,
         notes=tuple(notes),
         unseen=unseen,
@@ -137,10 +142,12 @@ def _evened(model: Model, scheme: Scheme, samples: Samples, steps: Steps, memory
     """The model with its channels padded and evened out, which changes no float answer; and notes."""
     results = [pad_channels(model, scheme.channel_multiple)]
     makers = (LAYERS if steps.equalize else frozenset()) | (NORMS if steps.smooth else frozenset())
+    # What HardSwish reads cannot be scaled through it, so equalization leaves it as it is.
+    seen = reaches(results[-1].model, scheme) if steps.swish else []
     if makers:
-        results.append(equalize(results[-1].model, scheme, samples, makers, memory=memory))
+        results.append(equalize(results[-1].model, scheme, samples, makers, also=seen, memory=memory))
     if steps.swish:
-        results.append(equalize_swish(results[-1].model, scheme, samples, memory))
+        results.append(equalize_swish(results[-1].model, scheme, samples, memory, seen))
     return results[-1].model, [result.note for result in results if result.note]
 
 

@@ -23,6 +23,8 @@ from edgepack.preprocess import Spec
 Feed = dict[str, np.ndarray]
 Rows = np.ndarray | archive.StoredRows
 _LABELS = "y"
+# Numbers in the inputs of so many samples that means and ranges of channels no longer move.
+_VALUES = 4_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,10 +81,11 @@ class Samples:
         size = sum(array.nbytes for array in self.read(0).values())
         return max(1, min(16, 1_000_000 // max(size, 1)))
 
-    def batches(self, size: int) -> Iterator[Feed]:
-        """Feeds of up to `size` samples, joined along the first axis."""
-        for start in range(0, self.count, size):
-            feeds = [self.read(index) for index in range(start, min(start + size, self.count))]
+    def batches(self, size: int, start: int = 0, stop: int | None = None) -> Iterator[Feed]:
+        """Feeds of up to `size` samples, joined along the first axis; of those from `start` to before `stop`."""
+        stop = self.count if stop is None else min(stop, self.count)
+        for begin in range(start, stop, size):
+            feeds = [self.read(index) for index in range(begin, min(begin + size, stop))]
             yield (
                 feeds[0]
                 if len(feeds) == 1
@@ -93,6 +96,12 @@ class Samples:
 def spread(count: int, wanted: int) -> list[int]:
     """Up to `wanted` places of so many samples, far apart: sets are often sorted by class."""
     return sorted({int(place) for place in np.linspace(0, count - 1, min(wanted, count))})
+
+
+def enough(samples: Samples, most: int) -> int:
+    """How many of the samples settle a mean or a channel's range: `most`, fewer where each is large, 16 at least."""
+    size = sum(array.size for array in samples.read(0).values())
+    return min(max(_VALUES // max(size, 1), 16), most, samples.count)
 
 
 def subset(samples: Samples, places: Sequence[int]) -> Samples:

@@ -9,10 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from edgepack.metric import apart
-from edgepack.passes.correct_bias import correct_biases, output_means
+from edgepack.passes.correct_bias import correct_biases
 from edgepack.passes.logits import logits
 from edgepack.passes.placement import place
 from edgepack.passes.quantize import Rounded, quantize
@@ -20,6 +18,7 @@ from edgepack.preparation import Prepared
 from edgepack.reference import Session
 from edgepack.samples import Samples, spread, subset
 from edgepack.statistics.choose_range import choose_ranges
+from edgepack.statistics.stream import few
 from edgepack.target import Scheme
 
 # Samples held back for this, where there are that many to spare.
@@ -33,8 +32,7 @@ RANGES = ("minmax", "mse", "percentile")
 class Settled:
     """A preparation with its ranges and its bias correction chosen; `sqnr_db` by form, on held-back samples.
 
-    `corrected` are the rounded layers with their biases as they were compared, every layer int8; `means` the float
-    model's over `samples`, by which biases are corrected.
+    `corrected` are the rounded layers with their biases as they were compared, every layer int8.
     """
 
     name: str
@@ -42,7 +40,6 @@ class Settled:
     scheme: Scheme
     samples: Samples
     sequential: bool
-    means: Mapping[str, np.ndarray]
     corrected: Mapping[str, Rounded]
     sqnr_db: dict[str, float]
 
@@ -60,19 +57,19 @@ class Settled:
             ready.layers,
             self.samples,
             keep_float,
-            means=self.means,
+            means=ready.means or None,
             progress=progress,
         ).layers
 
 
 def hold_back(samples: Samples) -> tuple[Samples, Samples]:
-    """Samples to prepare with, and some to settle by: others if there are enough, spread over the set.
+    """Samples to prepare with, and some to settle by: others if there are enough, spread over the set; else the same.
 
     Ranges are to see both (preparation.prepare's `held`): what is clipped because it was held back is no fair trial.
     """
     held = spread(samples.count, HELD)
     if samples.count < 2 * HELD:
-        return samples, subset(samples, held)
+        return samples, samples
     return subset(samples, [i for i in range(samples.count) if i not in held]), subset(samples, held)
 
 
@@ -87,14 +84,17 @@ def settle(
 
     Args:
         samples: those that biases are corrected by.
-        held: those that forms are compared on.
+        held: those that forms are compared on; the same, if there are no others.
     """
+    alike = held is samples
+    held = few(held) if alike else held
     answering = logits(ready.model)
     feeds = list(held.batches(held.batch()))
     original = Session(answering)
     references = [original.run(feed) for feed in feeds]
     placement = place(ready.model, scheme, ready.unseen)
-    means = output_means(ready.model, scheme, ready.layers, samples, ready.unseen)
+    answered = None if alike else feeds
+    means = ready.means or None
     forms: dict[str, Settled] = {}
     figures: dict[str, float] = {}
 
@@ -103,7 +103,14 @@ def settle(
         chosen = choose_ranges(ready.extents, placement.tensors, ranges, placement.limits)
         if sequential:
             made = correct_biases(
-                answering, scheme, chosen, ready.layers, samples, ready.unseen, held=feeds, means=means
+                answering,
+                scheme,
+                chosen,
+                ready.layers,
+                samples,
+                ready.unseen,
+                answered=answered,
+                means=means,
             )
             layers, answers = made.layers, made.answers
         else:
@@ -116,7 +123,6 @@ def settle(
             scheme=scheme,
             samples=samples,
             sequential=sequential,
-            means=means,
             corrected=layers,
             sqnr_db=figures,
         )

@@ -150,7 +150,7 @@ def test_what_is_held_back_is_answered_as_the_corrected_model_answers(name: str,
     ready = prepare(model, scheme, samples_of(tmp_path, model, models.images(32, seed=1)))
     held = [{"x": models.images(4, seed=seed)} for seed in (2, 3)]
     samples = samples_of(tmp_path, model, models.images(32, seed=1))
-    made = correct_biases(model, scheme, ready.ranges, ready.layers, samples, held=held)
+    made = correct_biases(model, scheme, ready.ranges, ready.layers, samples, answered=held)
     session = Session(quantize(model, scheme, ready.ranges, made.layers).model)
     for feed, answer in zip(held, made.answers, strict=True):
         np.testing.assert_allclose(answer["y"], session.run(feed)["y"], atol=1e-3)

@@ -9,7 +9,7 @@ scales between the two is tried, with the noise of both computed from observed r
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,9 +24,9 @@ from edgepack.passes.rescale import rescale
 from edgepack.passes.scale_groups import LAYERS, Port, ScaleGroups, trace
 from edgepack.passes.simplify import TOLERANCE, largest_error
 from edgepack.reference import Session
-from edgepack.samples import Samples, spread, subset
+from edgepack.samples import Samples, enough, spread, subset
 from edgepack.statistics.channel_extent import ChannelExtent
-from edgepack.statistics.stream import MEMORY, stream
+from edgepack.statistics.stream import MEMORY, Observer, stream
 from edgepack.target import Scheme
 
 # Ranges of channels settle quickly.
@@ -41,12 +41,14 @@ def equalize(
     samples: Samples,
     makers: frozenset[str] = LAYERS,
     *,
+    also: Sequence[Observer] = (),
     memory: int = MEMORY,
 ) -> PassResult:
     """Scale channels where less rounding noise can be expected; the float answers stay the same.
 
     Args:
         makers: the operators whose output may be scaled.
+        also: observers of other tensors, which see the samples too where any are looked at.
     """
     result = model.clone()
     common.ShapeInferencePass()(result.ir)
@@ -59,8 +61,8 @@ def equalize(
         name: ChannelExtent(tensor=name, axis=groups.values[name].axis)
         for name in dict.fromkeys(name for problem in problems for name in problem.tensors)
     }
-    few = subset(samples, spread(samples.count, SAMPLES))
-    for _ in stream(model, list(observers.values()), few, memory):
+    few = subset(samples, spread(samples.count, enough(samples, SAMPLES)))
+    for _ in stream(model, [*observers.values(), *also], few, memory):
         pass
     problems = [problem for problem in problems if all(observers[name].lows for name in problem.tensors)]
     logs = np.zeros(groups.free.size)

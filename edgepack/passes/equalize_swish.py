@@ -20,7 +20,8 @@ On the PP-OCR detector, where one layer's widest channel reaches 95 while half o
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_ir as ir
@@ -30,8 +31,9 @@ from edgepack.model import Model, constant
 from edgepack.passes import PassResult
 from edgepack.passes.affine import WEIGHTED, fold_before, fold_behind, foldable, only_reader, read, takes
 from edgepack.passes.edits import initializer
+from edgepack.passes.equalize import SAMPLES
 from edgepack.passes.saturate import SWISH_OFFSET, SWISH_SLOPE
-from edgepack.samples import Samples
+from edgepack.samples import Samples, enough, spread, subset
 from edgepack.statistics.stream import MEMORY, stream
 from edgepack.target import Scheme
 
@@ -43,7 +45,6 @@ _WORTHWHILE = 0.1
 _WORTHWHILE_FUSED = 0.35
 _LOWEST = -0.375  # of HardSwish
 _POOLING = frozenset({"MaxPool", "AveragePool", "GlobalAveragePool"})
-_SAMPLES = 64
 
 
 @dataclass(kw_only=True)
@@ -51,7 +52,7 @@ class Reach:
     """An observer: the largest value of each channel (axis 1)."""
 
     tensor: str
-    high: np.ndarray = field(default_factory=lambda: np.zeros(1))
+    high: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
     @property
     def nbytes(self) -> int:
@@ -61,7 +62,7 @@ class Reach:
         high = array.max(axis=tuple(axis for axis in range(array.ndim) if axis != 1))
         if not np.isfinite(high).all():
             raise FloatingPointError
-        self.high = np.maximum(self.high, high)
+        self.high = np.maximum(self.high, high) if self.high.size else high
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,28 +75,41 @@ class Site:
     sums: tuple[ir.Node, ...]
 
 
-def equalize_swish(model: Model, scheme: Scheme, samples: Samples, memory: int = MEMORY) -> PassResult:
+def reaches(model: Model, scheme: Scheme) -> list[Reach]:
+    """Observers of what `equalize_swish` has to know."""
+    if not (scheme.fuses_chains or "HardSwish" in scheme.saturating) or "HardSwish" not in model.operators:
+        return []
+    inferred = model.clone()
+    common.ShapeInferencePass()(inferred.ir)
+    return [Reach(tensor=str(site.node.inputs[0].name)) for site in _sites(inferred)]  # type: ignore[union-attr]
+
+
+def equalize_swish(
+    model: Model, scheme: Scheme, samples: Samples, memory: int = MEMORY, known: Sequence[Reach] = ()
+) -> PassResult:
     """Scale the channels around each HardSwish where that makes rounding errors much smaller.
 
     For schemes that compute HardSwish in integers, and for those that fuse a product behind it.
 
+    Args:
+        known: observers that have seen samples already.
+
     Raises:
         SamplesError: a tensor becomes NaN or infinite.
     """
-    if not (scheme.fuses_chains or "HardSwish" in scheme.saturating) or "HardSwish" not in model.operators:
+    high = {reach.tensor: reach.high for reach in known if reach.high.size}
+    unknown = [reach for reach in reaches(model, scheme) if reach.tensor not in high]
+    if not high and not unknown:
         return PassResult(model=model, note="")
+    if unknown:
+        for finished in stream(
+            model, unknown, subset(samples, spread(samples.count, enough(samples, SAMPLES))), memory
+        ):
+            high |= {reach.tensor: reach.high for reach in finished}
     result = model.clone()
     common.ShapeInferencePass()(result.ir)
-    found = [site for site in map(_site, result.ir.graph) if site is not None]
-    if not found:
-        return PassResult(model=model, note="")
-    few = replace(samples, count=min(samples.count, _SAMPLES))
-    reaches = [Reach(tensor=str(site.node.inputs[0].name)) for site in found]  # type: ignore[union-attr]
-    high: dict[str, np.ndarray] = {}
-    for finished in stream(model, reaches, few, memory):
-        high |= {reach.tensor: reach.high for reach in finished}
     evened = 0
-    for node in [site.node for site in found]:
+    for node in [site.node for site in _sites(result)]:
         site = _site(node)  # anew, since one before may have changed its sums
         assert site is not None
         scale = _scale(site, high[str(node.inputs[0].name)], scheme)  # type: ignore[union-attr]
@@ -107,6 +121,10 @@ def equalize_swish(model: Model, scheme: Scheme, samples: Samples, memory: int =
     return PassResult(
         model=result, note=f"channels evened out around {evened} HardSwish", figures={"evened": float(evened)}
     )
+
+
+def _sites(model: Model) -> list[Site]:
+    return [site for site in map(_site, model.ir.graph) if site is not None]
 
 
 def _site(node: ir.Node) -> Site | None:

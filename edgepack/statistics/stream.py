@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol, TypeVar
 
@@ -16,11 +17,13 @@ from edgepack.device import available_cores
 from edgepack.errors import SamplesError
 from edgepack.model import Model
 from edgepack.reference import Session
-from edgepack.samples import Samples
+from edgepack.samples import Feed, Samples, enough
 
 Progress = Callable[[int, int], None]
 # What observing may take beyond the float model itself, in bytes.
 MEMORY = 1_000_000_000
+# Samples after which a mean has settled, at most.
+_FEW = 32
 
 
 class Observer(Protocol):
@@ -49,10 +52,15 @@ def stream(
     samples: Samples,
     memory: int = MEMORY,
     progress: Progress | None = None,
+    *,
+    briefly: Sequence[AnyObserver] = (),
 ) -> Iterator[list[AnyObserver]]:
     """Show every tensor that is observed to its observers, sample by sample, in as few runs as `memory` allows.
 
     Empty arrays are not shown.
+
+    Args:
+        briefly: observers that see `few(samples)` only.
 
     Yields:
         Observers that have seen all samples, slice by slice; what they keep may be dropped then.
@@ -60,36 +68,68 @@ def stream(
     Raises:
         SamplesError: a tensor becomes NaN or infinite; it names the tensor and the sample.
     """
-    names = list(dict.fromkeys(observer.tensor for observer in observers))
+    everyone = [*observers, *briefly]
+    names = list(dict.fromkeys(observer.tensor for observer in everyone))
     batch = samples.batch()
     sizes = _sizes(model, names, next(iter(samples.batches(batch))))
-    slices = _slices(observers, names, sizes, memory)
+    slices = _slices(everyone, names, sizes, memory)
     heaviest = max((sum(sizes[name] for name in part) for part in slices), default=0)
     if heaviest > memory // 2 and batch > 1:
         batch = max(1, int(batch * (memory // 2) / heaviest))
-    done, total = 0, samples.count * len(slices)
-    for part in slices:
-        wanted = [observer for observer in observers if observer.tensor in part]
+    done, total, brief = 0, samples.count * len(slices), few(samples).count
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(available_cores()) as pool:
+        for part in slices:
+            wanted, passing = ([one for one in kind if one.tensor in part] for kind in (observers, briefly))
+            shown = _Shown.of(model, [*wanted, *passing])
+            for start, stop, looking in ((0, brief, [*wanted, *passing]), (brief, samples.count, wanted)):
+                for seen, feed in _feeds(samples, batch, start, stop):
+                    if looking:
+                        _look(shown.at(feed, looking), looking, pool, f"sample {seen} of {samples.source}")
+                    done += min(batch, min(stop, samples.count) - seen)
+                    if progress:
+                        progress(done, total)
+            yield [*wanted, *passing]
+
+
+def few(samples: Samples) -> Samples:
+    """The first of the samples, as many as a mean needs."""
+    return replace(samples, count=enough(samples, _FEW))
+
+
+def _feeds(samples: Samples, batch: int, start: int, stop: int) -> Iterator[tuple[int, Feed]]:
+    """Batches of the samples from `start` to before `stop`, each with the number of its first."""
+    for index, feed in enumerate(samples.batches(batch, start, stop)):
+        yield start + index * batch, feed
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Shown:
+    """The part of a model that leads to some tensors; None if they are all inputs."""
+
+    session: Session | None
+    computed: frozenset[str]
+
+    @classmethod
+    def of(cls, model: Model, observers: Sequence[Observer]) -> _Shown:
         given = {tensor.name for tensor in model.inputs}
-        computed = [name for name in part if name not in given]
+        computed = [name for name in dict.fromkeys(one.tensor for one in observers) if name not in given]
         session = Session(_showing(model, computed)) if computed else None
-        seen = 0
-        with threadpool_limits(1, "blas"), ThreadPoolExecutor(available_cores()) as pool:
-            for feed in samples.batches(batch):
-                shown = {**feed, **(session.run(feed, computed) if session is not None else {})}
-                looking = [observer for observer in wanted if shown[observer.tensor].size]
-                for observer, sound in zip(looking, pool.map(partial(_show, shown), looking), strict=True):
-                    if not sound:
-                        raise SamplesError(
-                            f"tensor {observer.tensor!r} is NaN or infinite on sample {seen} of {samples.source}",
-                            "look at that sample and its preprocessing; the model may overflow on it",
-                        )
-                del shown  # before the next run, or there would be two at once
-                count = min(batch, samples.count - seen)
-                seen, done = seen + count, done + count
-                if progress:
-                    progress(done, total)
-        yield wanted
+        return cls(session=session, computed=frozenset(computed))
+
+    def at(self, feed: Feed, observers: Sequence[Observer]) -> Feed:
+        """What these observers watch, for that feed."""
+        names = sorted({one.tensor for one in observers} & self.computed)
+        return {**feed, **(self.session.run(feed, names) if self.session is not None and names else {})}
+
+
+def _look(shown: Feed, observers: Sequence[AnyObserver], pool: ThreadPoolExecutor, where: str) -> None:
+    looking = [observer for observer in observers if shown[observer.tensor].size]
+    for observer, sound in zip(looking, pool.map(partial(_show, shown), looking), strict=True):
+        if not sound:
+            raise SamplesError(
+                f"tensor {observer.tensor!r} is NaN or infinite on {where}",
+                "look at that sample and its preprocessing; the model may overflow on it",
+            )
 
 
 def _show(shown: Mapping[str, np.ndarray], observer: Observer) -> bool:
