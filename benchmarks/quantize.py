@@ -38,6 +38,13 @@ def parser() -> argparse.ArgumentParser:
     add("--methods", default=",".join(METHODS), metavar="NAMES", help="of " + ", ".join(METHODS))
     add("--targets", default=",".join(TARGETS), metavar="NAMES", help="runtimes, of " + ", ".join(TARGETS))
     add("--samples", type=int, default=5000, help="reporting samples at most (default 5000)")
+    add(
+        "--search-share",
+        type=float,
+        default=0.5,
+        metavar="SHARE",
+        help="of the labelled samples, for --max-drop to search on (default 0.5); 0 leaves edgepack-max-drop out",
+    )
     add("--seconds", type=float, default=2.0, help="how long each file is timed; 0 leaves it out (default 2)")
     add("--threads", default=f"1,{os.cpu_count()}", help="thread counts to time with (default one and all)")
     add(
@@ -133,12 +140,13 @@ def main() -> None:
         again=frozenset(_chosen(arguments.again, METHODS) if arguments.again else ()),
         say=lambda words: progress.print(f"{datetime.datetime.now():%H:%M:%S} {words}"),
     )
-    methods = [METHODS[name] for name in _chosen(arguments.methods, METHODS)]
+    names = _chosen(arguments.methods, METHODS)
+    methods = [METHODS[name] for name in names if arguments.search_share or name != "edgepack-max-drop"]
     cache = arguments.cache.expanduser().resolve()
     results = []
     for name, folder in folders(arguments).items():
         try:
-            task = open_task(name, folder, cache, arguments.samples)
+            task = open_task(name, folder, cache, arguments.samples, arguments.search_share)
             results.append(run.compare(task, methods, settings))
         except (ChildFailed, ValueError, OSError) as error:
             sys.exit(f"{name}: {error}")

@@ -22,8 +22,6 @@ from typing import Any
 import numpy as np
 import onnx
 
-# The part of the labelled samples that edgepack may search on; the rest reports.
-SEARCH_SHARE = 0.5
 SEED = 7
 TIMING_SAMPLES = 16
 # Quantizing per channel needs the axis of DequantizeLinear, which opset 13 brought.
@@ -74,21 +72,24 @@ class Task:
         return self.work / "timing.npz"
 
 
-def open_task(name: str, folder: Path, cache: Path, samples: int) -> Task:
+def open_task(name: str, folder: Path, cache: Path, samples: int, search_share: float) -> Task:
     """Unpack a task into the cache, or find it there; at most `samples` report.
+
+    Args:
+        search_share: the part of the labelled samples that edgepack may search on; of the rest some report.
 
     Raises:
         ValueError: arrays do not fit the model, or samples calibrate and judge at once.
     """
     facts = json.loads((folder / "task.json").read_text()) if (folder / "task.json").is_file() else {}
-    digest = hashlib.sha256(json.dumps([samples, SEARCH_SHARE, SEED]).encode())
+    digest = hashlib.sha256(json.dumps([samples, search_share, SEED]).encode())
     for file in ("model.onnx", "calib.npz", "eval.npz"):
         digest.update((folder / file).read_bytes())
     work = cache / f"{name}-{digest.hexdigest()[:10]}"
     done = work / "split.json"
     if not done.is_file():
         work.mkdir(parents=True, exist_ok=True)
-        done.write_text(json.dumps(_unpack(folder, work, samples)))
+        done.write_text(json.dumps(_unpack(folder, work, samples, search_share)))
     found = json.loads(done.read_text())
     return Task(
         name=name,
@@ -101,7 +102,7 @@ def open_task(name: str, folder: Path, cache: Path, samples: int) -> Task:
     )
 
 
-def _unpack(folder: Path, work: Path, samples: int) -> dict[str, Any]:
+def _unpack(folder: Path, work: Path, samples: int, search_share: float) -> dict[str, Any]:
     model = onnx.load(folder / "model.onnx")
     weights = {tensor.name for tensor in model.graph.initializer}
     ranks = {i.name: len(i.type.tensor_type.shape.dim) for i in model.graph.input if i.name not in weights}
@@ -113,7 +114,7 @@ def _unpack(folder: Path, work: Path, samples: int) -> dict[str, Any]:
     _refuse_overlap(folder, calibration, evaluation)
     count = len(evaluation["y"])
     order = np.random.default_rng(SEED).permutation(count)
-    at = round(SEARCH_SHARE * count)
+    at = round(search_share * count)
     parts = {"search": order[:at], "report": np.sort(order[at : at + samples])}
     np.savez(work / "report.npz", **{key: array[parts["report"]] for key, array in evaluation.items()})
     with np.load(folder / "eval.npz", allow_pickle=False) as archive:  # as the user wrote it, for a search of its own
