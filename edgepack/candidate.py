@@ -11,10 +11,11 @@ from typing import Any
 
 from edgepack import beside, bundle, golden, local, wheels
 from edgepack._version import VERSION
+from edgepack.border import Border, Ports
 from edgepack.device import available_cores
 from edgepack.judge import Judge
 from edgepack.metric import Quality, harness
-from edgepack.model import Model, TensorSpec
+from edgepack.model import Model
 from edgepack.passes.blocks import Layout
 from edgepack.passes.dynamic import dynamic
 from edgepack.passes.fit_format import fit_format
@@ -42,7 +43,7 @@ class Ingredients:
     `original` is the model as given, `shaped` the same with its dimensions fixed as far as they are known, `clean` that
     after clean-up; `judged` are the samples that quality is measured on, the calibration samples themselves where there
     is no evaluation set, and `judge` measures it.
-    `references` are the original's answers to the `golden` feeds.
+    `references` are the original's answers to the `golden` feeds. `border` is what the bundle's file takes and gives.
     """
 
     plan: Plan
@@ -60,6 +61,7 @@ class Ingredients:
     synthetic: bool
     labels: list[str] | None
     wheels: bool
+    border: Border
     # Filled by `settled`, so that candidates share one pass over the calibration samples.
     known: dict[str, Settled] = field(default_factory=dict)
 
@@ -94,26 +96,30 @@ def make(
     progress("packaging", 0, 0)
     (folder / "model").mkdir()
     (folder / bundle.BASELINE).mkdir()
-    file = plan.target.lower(model, folder / "model")
-    original = given.original.save(folder / bundle.BASELINE / "original.onnx")[0]
+    bordered, ports = given.border.around(model)
+    file = plan.target.lower(bordered, folder / "model")
+    original = given.border.floats(given.original).save(folder / bundle.BASELINE / "original.onnx")[0]
     original_bytes = bundle.folder_bytes(folder / bundle.BASELINE)
     runtime = runner(plan.target_name)
     threads = min(plan.threads, available_cores())
-    built = runtime.load(str(folder / "model" / file), threads)
-    expected = [built(feed) for feed in given.golden]
+    run = runtime.load(str(folder / "model" / file), threads)
+    expected = [run(ports.public(feed)) for feed in given.golden]
     requirements = plan.requirements(images=_pictures(given) is not None)
     bundle.write_payload(folder, plan.target_name, requirements)
     if given.wheels:
         progress("fetching wheels", 0, 0)
         notes.append(wheels.fetch(requirements, plan.device, folder / wheels.FOLDER))
     notes += plan.differences(precision, images=_pictures(given) is not None)
-    _write_golden(given, folder / "golden", expected)
+    _write_golden(given, ports, folder / "golden", expected)
     exact = precision == "int8" and plan.scheme.bit_exact and integer_only(model, plan.scheme)
-    terms = golden.terms(model, expected, given.references, precision, exact=exact, same_runtime=plan.runs_as_here)
+    answers = [ports.own(answer) for answer in expected]
+    terms = golden.terms(model, answers, given.references, precision, exact=exact, same_runtime=plan.runs_as_here)
     forms = {"the original": given.shaped, "the original, cleaned up,": given.clean}
-    baseline, note = beside.baseline(plan, forms, folder / bundle.BASELINE / original, given.golden[0])
+    forms = {what: given.border.floats(form) for what, form in forms.items()}
+    feed = given.border.ports.public(given.golden[0])
+    baseline, note = beside.baseline(plan, forms, folder / bundle.BASELINE / original, feed)
     notes.append(note)
-    manifest = _manifest(given, precision, f"model/{file}", terms, runtime.versions(), baseline)
+    manifest = _manifest(given, ports, precision, f"model/{file}", terms, runtime.versions(), baseline)
     bundle.seal(folder, manifest)
 
     progress("verifying in a fresh process", 0, 0)
@@ -121,8 +127,10 @@ def make(
     check = local.harness(folder, "check", "--build-machine", only=only)
     quality = None
     if given.judge is not None:
+        built = ports.behind(run)
         quality = given.judge.judge(built, lambda done, total: progress("comparing with the original", done, total))
-    del built
+        del built
+    del run
     progress("timing on this machine", 0, 0)
     latency = local.harness(folder, "bench", "--build-machine", "--unchecked", "--seconds", str(seconds), only=only)
     manifest["requires"]["memory_mb"] = round(latency["models"]["model"]["peak_memory_mb"])
@@ -231,8 +239,10 @@ def _pictures(given: Ingredients) -> Samples | None:
     return source if source is not None and source.spec is not None else None
 
 
-def _write_golden(given: Ingredients, folder: Path, expected: list[Feed]) -> None:
-    for name, feeds in (("inputs", given.golden), ("expected", expected), ("reference", given.references)):
+def _write_golden(given: Ingredients, ports: Ports, folder: Path, expected: list[Feed]) -> None:
+    inputs = [ports.public(feed) for feed in given.golden]
+    references = [ports.turned(answer) for answer in given.references]
+    for name, feeds in (("inputs", inputs), ("expected", expected), ("reference", references)):
         bundle.write_arrays(folder / f"{name}.npz", golden.by_sample(feeds))
     pictures = _pictures(given)
     if pictures is not None and pictures.pixels is not None:
@@ -241,6 +251,7 @@ def _write_golden(given: Ingredients, folder: Path, expected: list[Feed]) -> Non
 
 def _manifest(
     given: Ingredients,
+    ports: Ports,
     precision: str,
     file: str,
     terms: list[dict[str, Any]],
@@ -272,11 +283,13 @@ def _manifest(
         },
         "model": {"file": file},
         "baseline": baseline,
-        "inputs": [_tensor(tensor) for tensor in given.clean.inputs],
-        "outputs": [_tensor(tensor) for tensor in given.clean.outputs],
+        "inputs": ports.entries("inputs"),
+        "outputs": ports.entries("outputs"),
         "metadata": dict(given.original.ir.metadata_props),
         "labels": given.labels,
-        "preprocess": {**spec, "golden": True} if spec is not None else None,
+        "preprocess": {**spec, "layout": ports.inputs[spec["input"]].layout or spec["layout"], "golden": True}
+        if spec is not None
+        else None,
         "calibration": None if given.data is None else {"samples": given.data.count},
         "golden": {"synthetic": given.synthetic, "samples": len(given.golden), "outputs": terms},
     }
@@ -289,7 +302,3 @@ def _measured(folder: Path, quality: Quality | None, original_bytes: int) -> dic
         "model_bytes": bundle.folder_bytes(folder / "model"),
         "original_bytes": original_bytes,
     }
-
-
-def _tensor(tensor: TensorSpec) -> dict[str, Any]:
-    return {"name": tensor.name, "dtype": tensor.dtype, "shape": list(tensor.shape)}

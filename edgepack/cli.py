@@ -78,7 +78,8 @@ ConfigFile = Annotated[
     "edgepack build model.onnx -o out --data photos/ --preprocess imagenet --target openvino\n\n"
     "edgepack build yolo.onnx -o out --data photos/ --eval val/ --preprocess yolo --metric map50 "
     "--annotations val.json --decode yolov8\n\n"
-    "edgepack build model.onnx -o out --precision fp32 --input-shape x=1x3x640x640"
+    "edgepack build model.onnx -o out --precision fp32 --input-shape x=1x3x640x640\n\n"
+    "edgepack build model.onnx -o out --target tflite --data photos/ --preprocess imagenet --io-layout nhwc"
 )
 def build(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="An .onnx or .pt2 file.")],
@@ -160,6 +161,16 @@ def build(
         ),
     ] = None,
     input_shape: Shapes = None,
+    io_layout: Annotated[
+        str | None,
+        typer.Option(
+            "--io-layout",
+            metavar="nchw|nhwc",
+            help="The axes of images that the bundle takes and gives.",
+            show_default="the model's own",
+            autocompletion=lambda: ["nchw", "nhwc"],
+        ),
+    ] = None,
     name: Annotated[str | None, typer.Option(help="The bundle's name.", show_default="the model file's")] = None,
     version: Annotated[str, typer.Option("--version", help="The bundle's version.")] = "1",
     threads: Threads = None,
@@ -193,6 +204,7 @@ def build(
             time_budget=time_budget,
             on=on,
             input_shape=_shapes(input_shape),
+            io_layout=io_layout,
             name=name,
             version=version,
             threads=threads,

@@ -14,6 +14,7 @@ from edgepack import preprocess as preprocessing
 from edgepack import samples as sample_files
 from edgepack.annotations import attach
 from edgepack.audit import audit, refuse_overlap
+from edgepack.border import border
 from edgepack.candidate import SLOWER, Candidate, Ingredients, Progress, empty, make, make_tidy, settled, speed_words
 from edgepack.cleaning import cleaned, refuse_undefined, shaped, shaped_as
 from edgepack.eight_bits import eight_bits
@@ -83,6 +84,7 @@ def build(
     time_budget: float | None = None,
     on: str | None = None,
     input_shape: Mapping[str, tuple[int, ...]] | None = None,
+    io_layout: str | None = None,
     name: str | None = None,
     version: str = "1",
     threads: int | None = None,
@@ -111,6 +113,7 @@ def build(
         on: the device on which the search for `max_drop` measures latency, such as ssh://pi@raspberrypi.local; this
             machine if not given.
         input_shape: lengths for open dimensions, by input name.
+        io_layout: nchw or nhwc, for the inputs and outputs with four axes; the model's own if not given.
         block: how many weights share a scale in w4: 16, 32, 64 or 128.
         threads: threads on the device; all its cores if not given.
         wheels: put the wheels of the requirements into the bundle, for a board without network.
@@ -146,6 +149,7 @@ def build(
         threads=threads,
         block=block,
     )
+    asked_border = border(original, layout=io_layout)
     integers = decision.precision not in ("fp32", "fp16", AS_IS)
     untidy, notes = shaped(original, input_shape or {}, int8=integers)
 
@@ -197,6 +201,7 @@ def build(
         synthetic=synthetic,
         labels=classes,
         wheels=wheels,
+        border=asked_border.seen(clean, _image_layout(calibration, judged)),
     )
     promise = None
     with bundle.atomic_folder(output) as folder:
@@ -264,6 +269,12 @@ def _samples(
     if calibration is not None and evaluation is not None:
         refuse_overlap(calibration, evaluation)
     return calibration, evaluation
+
+
+def _image_layout(*sets: Samples | None) -> dict[str, str]:
+    """In which layout images are made, by the input that they feed."""
+    specs = [samples.spec for samples in sets if samples is not None and samples.spec is not None]
+    return {str(spec["input"]): str(spec["layout"]) for spec in specs[:1]}
 
 
 def _audit(

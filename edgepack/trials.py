@@ -59,7 +59,8 @@ class Trials:
         if not self.given.plan.measurable_here:
             return None
         self.progress("timing what keeps the promise", 0, 0)
-        return interleaved([self.load(form) for form in forms], self.given.golden[0], self.seconds)
+        feed = self.given.border.ports.public(self.given.golden[0])
+        return interleaved([self._loaded(form) for form in forms], feed, self.seconds)
 
     def _time_on(self, form: Form, host: str) -> float:
         """Milliseconds (p50) of a form as a bundle on a device."""
@@ -85,12 +86,16 @@ class Trials:
         return self.ranking
 
     def load(self, form: Form) -> Callable[[Feed], Feed]:
+        """A form that takes and gives what the model itself does."""
+        return self.given.border.ports.behind(self._loaded(form))
+
+    def _loaded(self, form: Form) -> Callable[[Feed], Feed]:
         plan = self.given.plan
         if form not in self.files:
             model, _ = fitted_form(self.given, form[0], self.progress, form[1])
             folder = self.scratch / str(len(self.files))
             folder.mkdir()
-            self.files[form] = folder / plan.target.lower(model, folder)
+            self.files[form] = folder / plan.target.lower(self.given.border.floats(model), folder)
         return runner(plan.target_name).load(str(self.files[form]), min(plan.threads, available_cores()))
 
 

@@ -18,6 +18,7 @@ ORDER = (
     "dynamic",
     "quantize",
     "fit_format",
+    "public_layout",
 )
 
 
