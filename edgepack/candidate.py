@@ -13,6 +13,7 @@ from edgepack import beside, bundle, golden, local, wheels
 from edgepack._version import VERSION
 from edgepack.border import Border, Ports
 from edgepack.device import available_cores
+from edgepack.errors import UnsupportedOperator
 from edgepack.judge import Judge
 from edgepack.metric import Quality, harness
 from edgepack.model import Model
@@ -96,7 +97,7 @@ def make(
     progress("packaging", 0, 0)
     (folder / "model").mkdir()
     (folder / bundle.BASELINE).mkdir()
-    bordered, ports = given.border.around(model)
+    bordered, ports = given.border.around(model, lambda names: _extents(given, names))
     file = plan.target.lower(bordered, folder / "model")
     original = given.border.floats(given.original).save(folder / bundle.BASELINE / "original.onnx")[0]
     original_bytes = bundle.folder_bytes(folder / bundle.BASELINE)
@@ -231,6 +232,24 @@ def lowered_form(
             notes.append(f"no sample reaches {', '.join(sorted(form.ready.unseen))}, so float")
         return result.model, "; ".join(notes)
     return given.clean, ""
+
+
+def _extents(given: Ingredients, names: list[str]) -> dict[str, tuple[float, float]]:
+    """The smallest and largest values of outputs over the calibration samples.
+
+    Raises:
+        UnsupportedOperator: there are none.
+    """
+    if given.data is None:
+        raise UnsupportedOperator(
+            f"the output {names[0]!r} is made in float, and no samples say how large it is", "add --data"
+        )
+    ends = dict.fromkeys(names, (0.0, 0.0))
+    for feed in given.data:
+        for name, array in given.session.run(feed, names).items():
+            low, high = ends[name]
+            ends[name] = (min(low, float(array.min())), max(high, float(array.max())))
+    return ends
 
 
 def _pictures(given: Ingredients) -> Samples | None:

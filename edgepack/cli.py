@@ -79,7 +79,8 @@ ConfigFile = Annotated[
     "edgepack build yolo.onnx -o out --data photos/ --eval val/ --preprocess yolo --metric map50 "
     "--annotations val.json --decode yolov8\n\n"
     "edgepack build model.onnx -o out --precision fp32 --input-shape x=1x3x640x640\n\n"
-    "edgepack build model.onnx -o out --target tflite --data photos/ --preprocess imagenet --io-layout nhwc"
+    "edgepack build model.onnx -o out --target tflite --data photos/ --preprocess imagenet --io-layout nhwc "
+    "--precision int8 --io-dtype uint8"
 )
 def build(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="An .onnx or .pt2 file.")],
@@ -171,6 +172,15 @@ def build(
             autocompletion=lambda: ["nchw", "nhwc"],
         ),
     ] = None,
+    io_dtype: Annotated[
+        str,
+        typer.Option(
+            "--io-dtype",
+            metavar="float|int8|uint8",
+            help="The numbers that an int8 tflite bundle takes and gives.",
+            autocompletion=lambda: ["float", "int8", "uint8"],
+        ),
+    ] = "float",
     name: Annotated[str | None, typer.Option(help="The bundle's name.", show_default="the model file's")] = None,
     version: Annotated[str, typer.Option("--version", help="The bundle's version.")] = "1",
     threads: Threads = None,
@@ -205,6 +215,7 @@ def build(
             on=on,
             input_shape=_shapes(input_shape),
             io_layout=io_layout,
+            io_dtype=io_dtype,
             name=name,
             version=version,
             threads=threads,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -33,6 +33,10 @@ class HarnessModule(Protocol):
     def flat(self, arrays: Sequence[np.ndarray]) -> np.ndarray: ...
 
     def sha256(self, path: str) -> str: ...
+
+    def encoded(self, entry: Mapping[str, Any], array: np.ndarray) -> np.ndarray: ...
+
+    def restored(self, entry: Mapping[str, Any], array: np.ndarray) -> np.ndarray: ...
 
 
 def harness() -> HarnessModule:

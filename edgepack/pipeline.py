@@ -85,6 +85,7 @@ def build(
     on: str | None = None,
     input_shape: Mapping[str, tuple[int, ...]] | None = None,
     io_layout: str | None = None,
+    io_dtype: str = "float",
     name: str | None = None,
     version: str = "1",
     threads: int | None = None,
@@ -114,6 +115,7 @@ def build(
             machine if not given.
         input_shape: lengths for open dimensions, by input name.
         io_layout: nchw or nhwc, for the inputs and outputs with four axes; the model's own if not given.
+        io_dtype: float, or int8 or uint8 for integers with a scale and a zero point (tflite in int8).
         block: how many weights share a scale in w4: 16, 32, 64 or 128.
         threads: threads on the device; all its cores if not given.
         wheels: put the wheels of the requirements into the bundle, for a board without network.
@@ -136,6 +138,11 @@ def build(
             + (", and an emulated board's means nothing" if on.startswith("qemu:") else ""),
             "add --max-drop 0.5, and ssh://user@host of a real device",
         )
+    if io_dtype != "float" and max_drop is not None:
+        raise UsageError(
+            "--max-drop may leave any layer float, and --io-dtype wants integers at the border",
+            "leave one of the two out",
+        )
     bundle.check_output(output, force)
     board = devices.find(device, Path(devices_file) if devices_file is not None else None)
     progress("reading the model", 0, 0)
@@ -149,7 +156,7 @@ def build(
         threads=threads,
         block=block,
     )
-    asked_border = border(original, layout=io_layout)
+    asked_border = border(original, decision, layout=io_layout, dtype=io_dtype)
     integers = decision.precision not in ("fp32", "fp16", AS_IS)
     untidy, notes = shaped(original, input_shape or {}, int8=integers)
 

@@ -21,6 +21,8 @@ from edgepack.samples import Feed
 # Metadata of a model with compressed weights: how many activations share a scale where the runtime quantizes them
 # itself before it multiplies; 0 where it should multiply in float.
 ACTIVATION_GROUP = "edgepack.activation_group"
+# Metadata of a model whose int8 inputs and outputs the file should take and give as uint8.
+UNSIGNED_BORDER = "edgepack.unsigned_border"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +80,8 @@ class Target(Protocol):
     EXTRA: str
     # True where its files hold one length for each dimension, the batch apart, which its runner does one by one.
     FIXED_SHAPES: bool
+    # The integers that an int8 file of its may take and give in place of floats.
+    IO_DTYPES: tuple[str, ...]
 
     def check(self) -> None:
         """Raise MissingExtra where the runtime is not installed here."""

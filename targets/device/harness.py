@@ -19,6 +19,7 @@ import json  # noqa: E402
 import time  # noqa: E402
 
 try:
+    from edgepack_device.border import by_name, encoded, restored
     from edgepack_device.figures import decibels, flat, ratio, relative_error, sqnr_db  # noqa: F401
     from edgepack_device.files import (  # noqa: F401
         FORMAT,
@@ -46,7 +47,10 @@ except ImportError as error:
 
 
 def read_inputs(folder, manifest, paths):
-    """Feeds from .npz (arrays by input name), .npy (the only input) or images (preprocessed as in calibration)."""
+    """Feeds from .npz (arrays by input name), .npy (the only input) or images (preprocessed as in calibration).
+
+    Real numbers for an input of integers become such; integers are taken as they are.
+    """
     import numpy as np
 
     names = [entry["name"] for entry in manifest["inputs"]]
@@ -74,7 +78,11 @@ def read_inputs(folder, manifest, paths):
             raise HarnessError(22, "%s lacks the input %s" % (path, ", ".join(missing)), "name arrays like the inputs")
         for entry in manifest["inputs"]:
             array = np.asarray(feed[entry["name"]])
-            if not np.can_cast(array.dtype, entry["dtype"], "same_kind"):
+            if entry.get("quantization") and array.dtype.kind == "f":
+                feed[entry["name"]] = encoded(entry, array)
+                continue
+            rule = "no" if entry.get("quantization") else "same_kind"
+            if not np.can_cast(array.dtype, entry["dtype"], rule):
                 words = "%s: %s is %s, not %s" % (path, entry["name"], array.dtype, entry["dtype"])
                 raise HarnessError(22, words, "convert it first")
             feed[entry["name"]] = array.astype(entry["dtype"])
@@ -88,7 +96,7 @@ def run(folder, paths, out, threads, build_machine=False):
     if not build_machine:
         refuse_wrong_machine(manifest)
     _, model = load_model(folder, manifest, "model", threads or default_threads(manifest))
-    labels = manifest.get("labels")
+    labels, outputs = manifest.get("labels"), by_name(manifest["outputs"])
     results, saved = [], {}
     for index, (path, feed) in enumerate(read_inputs(folder, manifest, paths)):
         start = time.perf_counter()
@@ -99,8 +107,9 @@ def run(folder, paths, out, threads, build_machine=False):
                 22, "%s does not fit the model: %s" % (path, first_line(error)), "its inputs are in manifest.json"
             )
         entry = {"input": path, "ms": (time.perf_counter() - start) * 1000, "outputs": {}}
-        for name, array in answer.items():
-            entry["outputs"][name] = {"shape": list(array.shape), "dtype": str(array.dtype)}
+        for name, given in answer.items():
+            entry["outputs"][name] = {"shape": list(given.shape), "dtype": str(given.dtype)}
+            array = restored(outputs.get(name, {}), given)
             if array.ndim == 2 and array.shape[0] == 1 and array.shape[1] > 1:
                 best = np.argsort(-array[0], kind="stable")[:5]
                 entry["outputs"][name]["top"] = [
@@ -108,7 +117,7 @@ def run(folder, paths, out, threads, build_machine=False):
                 ]
             elif array.size <= 16:
                 entry["outputs"][name]["values"] = array.tolist()
-            saved["%d/%s" % (index, name)] = array
+            saved["%d/%s" % (index, name)] = given
         results.append(entry)
     if out:
         try:

@@ -41,6 +41,7 @@ REQUIREMENTS = ("onnxruntime",)
 FALLBACK: tuple[str, ...] = ()
 EXTRA = ""
 FIXED_SHAPES = False
+IO_DTYPES = ()
 
 
 def check() -> None:

@@ -41,6 +41,7 @@ REQUIREMENTS = ("openvino",)
 FALLBACK: tuple[str, ...] = ()
 EXTRA = "openvino"
 FIXED_SHAPES = False
+IO_DTYPES = ()
 
 
 def check() -> None:

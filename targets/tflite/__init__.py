@@ -11,7 +11,7 @@ import onnx
 from edgepack._version import VERSION
 from edgepack.errors import UnsupportedOperator, needs
 from edgepack.model import Model
-from edgepack.target import Scheme
+from edgepack.target import UNSIGNED_BORDER, Scheme
 
 from .flatbuffer import serialize
 from .gelu import fused_gelus
@@ -19,6 +19,7 @@ from .halves import store_in_half
 from .lowering import Lowering, folded
 from .operators import OPERATORS
 from .signed import in_int8
+from .unsigned import unsigned_border
 
 # TFLite's 8-bit specification: int8 activations with a zero point, symmetric weights by channel, int32 biases.
 # AveragePool and Concat keep their scale, as its builtin kernels demand. HardSwish and HardSigmoid are computed in
@@ -52,6 +53,7 @@ REQUIREMENTS = ("ai-edge-litert",)
 FALLBACK = ("tflite-runtime", "numpy<2")
 EXTRA = "tflite"
 FIXED_SHAPES = True
+IO_DTYPES = ("int8", "uint8")
 _LARGEST = 2**31 - 2**20
 
 
@@ -86,6 +88,8 @@ def _write(model: Model, path: Path) -> str:
         )
     if halves:
         store_in_half(low.graph)
+    if any(entry.key == UNSIGNED_BORDER for entry in given.metadata_props):
+        unsigned_border(low.graph)
     path.write_bytes(serialize(low.graph, f"edgepack {VERSION}"))
     _refuse_what_does_not_load(path)
     return path.name

@@ -94,7 +94,8 @@ def serialize(graph: Graph, description: str) -> bytes:
     subgraph = schema.SubGraphT()
     subgraph.name = "main"
     subgraph.tensors = []
-    names = _unique([tensor.name for tensor in tensors])
+    ends = {id(tensor) for tensor in (*graph.inputs.values(), *graph.outputs.values())}
+    names = _unique([tensor.name for tensor in tensors], [id(tensor) in ends for tensor in tensors])
     for tensor, name in zip(tensors, names, strict=True):
         made = schema.TensorT()
         made.name, made.shape, made.hasRank = name, [int(size) for size in tensor.shape], True
@@ -175,12 +176,13 @@ def _signature(schema: Any, graph: Graph, number: dict[int, int]) -> Any:
     return made
 
 
-def _unique(names: Sequence[str]) -> list[str]:
-    """Names with a number behind those that were there before."""
+def _unique(names: Sequence[str], first: Sequence[bool]) -> list[str]:
+    """Names with a number behind those that others have; the `first` ones come before all others."""
     seen: dict[str, int] = {}
-    found = []
-    for name in names:
+    found = dict.fromkeys(range(len(names)), "")
+    for place in sorted(found, key=lambda place: not first[place]):
+        name = names[place]
         count = seen.get(name, 0)
         seen[name] = count + 1
-        found.append(name if not count else f"{name};{count}")
-    return found
+        found[place] = name if not count else f"{name};{count}"
+    return list(found.values())

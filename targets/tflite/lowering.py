@@ -100,7 +100,7 @@ class Lowering:
         """Lower every node; what has no form is named in the answer."""
         self._forms = operators
         for name in self.inputs:
-            tensor = Tensor(name=name, shape=self.shape(name), dtype=self.dtypes[name])
+            tensor = Tensor(name=name, shape=self.shape(name), dtype=self.dtypes[name], quantization=self._border(name))
             self.graph.inputs[name] = tensor
             self.store(name, tensor, None)
         refused = []
@@ -133,10 +133,21 @@ class Lowering:
                 self.graph.outputs[name] = self._answered(name)
         return refused
 
+    def _border(self, name: str) -> Quantization | None:
+        """The grid of an input of integers: that of what restores them, perhaps in another order of axes."""
+        for node in self.readers.get(name, []) if self.dtype(name) == np.int8 else []:
+            found = self.grid(node) if node.op_type == "DequantizeLinear" else None
+            if node.op_type in ("Transpose", "Identity"):
+                found = self._border(node.output[0])
+            if found is not None:
+                return found
+        return None
+
     def _answered(self, name: str) -> Tensor:
         tensor = self.read(name)
         if tensor.data is not None or tensor in self.graph.inputs.values() or tensor in self.graph.outputs.values():
             copy = Tensor(name=name, shape=tensor.shape, dtype=tensor.dtype)  # an operator has to make it
+            copy.quantization = tensor.quantization
             shape = Tensor(name=f"{name}/shape", shape=(len(tensor.shape),), dtype=np.dtype(np.int32))
             shape.data = np.array(tensor.shape, np.int32)
             self.graph.operators.append(

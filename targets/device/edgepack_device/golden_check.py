@@ -1,5 +1,6 @@
 """The golden check: does the bundle answer as it did where it was built? Python 3.8."""
 
+from edgepack_device.border import by_name, encoded, restored
 from edgepack_device.figures import flat, relative_error, sqnr_db
 from edgepack_device.files import (
     HarnessError,
@@ -41,31 +42,37 @@ def check(folder, threads=None, build_machine=False):
         raise HarnessError(52, "%s cannot run the model: %s" % (manifest["target"], first_line(error)), OTHER_VERSIONS)
     report = {"ok": True, "samples": len(answers), "versions": runner.versions(), "outputs": {}}
     expected, reference = golden(folder, "expected"), golden(folder, "reference")
+    entries = by_name(manifest["outputs"])
     for output in manifest["golden"]["outputs"]:
         name = output["name"]
         actual = [answer[name] for answer in answers]
         wanted = [sample[name] for sample in expected]
         if [array.shape for array in actual] != [array.shape for array in wanted]:
             raise HarnessError(51, "output %s has another shape than on the build machine" % name, OTHER_VERSIONS)
-        report["outputs"][name] = compare(output, flat(wanted), flat([s[name] for s in reference]), flat(actual))
+        real = flat([s[name] for s in reference])
+        report["outputs"][name] = compare(output, flat(wanted), real, flat(actual), entries.get(name, {}))
     return report
 
 
-def compare(output, expected, reference, actual):
-    """Hold one output, all samples in a row, against the manifest's tolerance for it."""
+def compare(output, expected, reference, actual, entry):
+    """Hold one output, all samples in a row, against the manifest's tolerance for it.
+
+    Args:
+        entry: the manifest's on the output, by which integers become real numbers, as `reference` holds them.
+    """
     import numpy as np
 
     name, tolerance = output["name"], output["tolerance"]
     figures = {"kind": tolerance["kind"]}
-    if tolerance["kind"] == "exact":
-        if not np.array_equal(expected, actual):
-            raise HarnessError(
-                51,
-                "output %s differs from the build machine's in %d of %d values, and should not in any"
-                % (name, int(np.sum(expected != actual)), actual.size),
-                OTHER_VERSIONS,
-            )
-    elif tolerance["kind"] == "relative":
+    if tolerance["kind"] == "exact" and not np.array_equal(expected, actual):
+        raise HarnessError(
+            51,
+            "output %s differs from the build machine's in %d of %d values, and should not in any"
+            % (name, int(np.sum(expected != actual)), actual.size),
+            OTHER_VERSIONS,
+        )
+    expected, actual = restored(entry, expected), restored(entry, actual)
+    if tolerance["kind"] == "relative":
         figures["relative_error"] = relative_error(expected, actual)
         if not figures["relative_error"] <= tolerance["at_most"]:
             raise HarnessError(
@@ -74,7 +81,7 @@ def compare(output, expected, reference, actual):
                 % (name, figures["relative_error"], tolerance["at_most"]),
                 OTHER_VERSIONS,
             )
-    else:
+    elif tolerance["kind"] != "exact":
         figures["expected_sqnr_db"] = sqnr_db(expected, actual)
         if figures["expected_sqnr_db"] < tolerance["at_least_db"]:
             raise HarnessError(
@@ -102,6 +109,11 @@ def check_preprocessing(folder, manifest, inputs):
     if not spec or not spec.get("golden"):
         return
     made = load_module(folder, "preprocess").apply(golden_arrays(folder, "pixels")["pixels"], spec)
-    wanted = inputs[0][spec["input"]].reshape(made.shape)
-    if relative_error(wanted, made) > 1e-5:
+    entry = by_name(manifest["inputs"])[spec["input"]]
+    grid = entry.get("quantization")
+    wanted = restored(entry, inputs[0][spec["input"]]).reshape(made.shape)
+    made = restored(entry, encoded(entry, made))
+    # A number between two integers may fall to either.
+    step = 1.01 * grid["scale"] / max(float(abs(wanted).max()), grid["scale"]) if grid else 0
+    if relative_error(wanted, made) > 1e-5 + step:
         raise HarnessError(51, "preprocessing gives other values here than on the build machine", OTHER_VERSIONS)
