@@ -14,12 +14,13 @@ import numpy as np
 
 from edgepack import target as targets
 from edgepack.errors import UnsupportedOperator, UsageError
-from edgepack.metric import harness
+from edgepack.metric import Loop, harness
 from edgepack.model import Model, TensorSpec
 from edgepack.passes.integer_border import Grid, input_grid, integer_border, output_grid
 from edgepack.passes.public_layout import NCHW, NHWC, Perm, own_layout, public_layout
 from edgepack.plan import AS_IS, Plan
 from edgepack.samples import Feed
+from edgepack.states import State, states_of, without_states
 from edgepack.target import UNSIGNED_BORDER
 
 LAYOUTS = ("nchw", "nhwc")
@@ -72,6 +73,7 @@ class Ports:
 
     inputs: Mapping[str, Port]
     outputs: Mapping[str, Port]
+    states: tuple[State, ...] = ()
 
     def public(self, feed: Feed) -> Feed:
         """A feed of the model's own as the file takes it."""
@@ -89,21 +91,39 @@ class Ports:
         """A loaded file that takes and gives what the model itself does."""
         return lambda feed: self.own(run(self.public(feed)))
 
+    def loop(self, run: Callable[[Feed], Feed]) -> Loop:
+        """A loaded file that keeps its states between calls."""
+        return harness().Stateful(run, [state.entry() for state in self.states], self.entries("inputs"))
+
+    def looped(self, run: Callable[[Feed], Feed]) -> Callable[[Feed], Feed]:
+        """Like `behind`, but with states of its own in place of the feeds'; where those are zero, a sequence begins."""
+        loop = self.loop(run)
+
+        def answer(feed: Feed) -> Feed:
+            if not any(feed[state.input.name].any() for state in self.states):
+                loop.reset()
+            return self.own(loop(self.public(without_states(feed, self.states))))
+
+        return answer
+
     def entries(self, side: str) -> list[dict[str, Any]]:
-        """The manifest's `inputs` or `outputs`."""
+        """The manifest's `inputs`, states apart, or `outputs`."""
         ports: Mapping[str, Port] = getattr(self, side)
-        return [port.entry() for port in ports.values()]
+        held = {state.input.name for state in self.states} if side == "inputs" else set()
+        return [port.entry() for name, port in ports.items() if name not in held]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Border:
     """What was asked for. `layout` is one of LAYOUTS, or None for the model's own; `dtype` one of DTYPES.
 
-    `ports` are those of a float file; `around` gives the ones of a file with integers at its border.
+    Both leave `states` as they are, which no caller sees. `ports` are those of a float file; `around` gives the ones of
+    a file with integers at its border.
     """
 
     layout: str | None = None
     dtype: str = "float"
+    states: tuple[State, ...] = ()
     ports: Ports = field(default_factory=lambda: Ports(inputs={}, outputs={}))
 
     def seen(self, model: Model, images: Mapping[str, str]) -> Border:
@@ -114,17 +134,24 @@ class Border:
         """
         graph = model.ir.graph
         own = {str(value.name): own_layout(value) for value in (*graph.outputs, *graph.inputs)} | dict(images)
-        both = {tensor.name for tensor in model.inputs} & {tensor.name for tensor in model.outputs}
+        kept = {tensor.name for tensor in model.inputs} & {tensor.name for tensor in model.outputs} | self._held
+        specs = {tensor.name: tensor for tensor in model.inputs}
         return replace(
             self,
             ports=Ports(
-                inputs={tensor.name: self._port(tensor, own, both) for tensor in model.inputs},
-                outputs={tensor.name: self._port(tensor, own, both) for tensor in model.outputs},
+                inputs={tensor.name: self._port(tensor, own, kept) for tensor in model.inputs},
+                outputs={tensor.name: self._port(tensor, own, kept) for tensor in model.outputs},
+                states=tuple(replace(state, input=specs[state.input.name]) for state in self.states),
             ),
         )
 
-    def _port(self, tensor: TensorSpec, own: Mapping[str, str], both: set[str]) -> Port:
-        if len(tensor.shape) != 4 or tensor.name in both:
+    @property
+    def _held(self) -> set[str]:
+        """The names of states, going in and coming out."""
+        return {name for state in self.states for name in (state.input.name, state.output)}
+
+    def _port(self, tensor: TensorSpec, own: Mapping[str, str], kept: set[str]) -> Port:
+        if len(tensor.shape) != 4 or tensor.name in kept:
             return Port(tensor=tensor)
         layout = self.layout or own[tensor.name]
         perm = None if layout == own[tensor.name] else NHWC if layout == "nhwc" else NCHW
@@ -151,8 +178,12 @@ class Border:
         if self.dtype == "float":
             return self.floats(model), self.ports
         values = {str(value.name): value for value in (*model.ir.graph.outputs, *model.ir.graph.inputs)}
-        inputs = {name: input_grid(values[name]) for name, port in self.ports.inputs.items() if port.tensor.is_float}
-        known = {name: output_grid(values[name]) for name, port in self.ports.outputs.items() if port.tensor.is_float}
+        given, answered = (
+            [name for name, port in ports.items() if port.tensor.is_float and name not in self._held]
+            for ports in (self.ports.inputs, self.ports.outputs)
+        )
+        inputs = {name: input_grid(values[name]) for name in given}
+        known = {name: output_grid(values[name]) for name in answered}
         open_ones = [name for name, grid in known.items() if grid is None]
         found = {name: _grid_of(*ends) for name, ends in extents(open_ones).items()} if open_ones else {}
         outputs = {name: grid if grid is not None else found[name] for name, grid in known.items()}
@@ -163,6 +194,7 @@ class Border:
         return made, Ports(
             inputs={name: self._in_integers(port, inputs.get(name)) for name, port in self.ports.inputs.items()},
             outputs={name: self._in_integers(port, outputs.get(name)) for name, port in self.ports.outputs.items()},
+            states=self.ports.states,
         )
 
     def _in_integers(self, port: Port, grid: Grid | None) -> Port:
@@ -184,7 +216,9 @@ def _refuse_other_integers(grids: Mapping[str, Grid]) -> None:
             raise UnsupportedOperator(f"{name!r} is quantized to {grid.dtype}, not int8", "leave --io-dtype out")
 
 
-def border(model: Model, plan: Plan, *, layout: str | None, dtype: str) -> Border:
+def border(
+    model: Model, plan: Plan, *, layout: str | None, dtype: str, state: Mapping[str, str] | None = None
+) -> Border:
     """What was asked for, checked against the model and the plan.
 
     Raises:
@@ -201,7 +235,7 @@ def border(model: Model, plan: Plan, *, layout: str | None, dtype: str) -> Borde
         raise UsageError(f"no type {dtype!r} for inputs and outputs", f"one of {', '.join(DTYPES)}")
     if dtype != "float":
         _refuse_integers(plan, dtype)
-    return Border(layout=layout, dtype=dtype)
+    return Border(layout=layout, dtype=dtype, states=states_of(model, state or {}))
 
 
 def _refuse_integers(plan: Plan, dtype: str) -> None:

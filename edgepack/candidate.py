@@ -29,6 +29,7 @@ from edgepack.preparation import prepare
 from edgepack.reference import Session
 from edgepack.samples import Feed, Samples
 from edgepack.settle import Settled, hold_back, settle
+from edgepack.states import without_states
 from edgepack.target import runner
 
 # Below this the whole interval says slower than the original; between it and 1 nobody would notice.
@@ -104,7 +105,8 @@ def make(
     runtime = runner(plan.target_name)
     threads = min(plan.threads, available_cores())
     run = runtime.load(str(folder / "model" / file), threads)
-    expected = [run(ports.public(feed)) for feed in given.golden]
+    loop = ports.loop(run)
+    expected = [loop(ports.public(without_states(feed, ports.states))) for feed in given.golden]
     requirements = plan.requirements(images=_pictures(given) is not None)
     bundle.write_payload(folder, plan.target_name, requirements)
     if given.wheels:
@@ -128,10 +130,10 @@ def make(
     check = local.harness(folder, "check", "--build-machine", only=only)
     quality = None
     if given.judge is not None:
-        built = ports.behind(run)
+        built = ports.looped(run) if given.judged is not None and given.judged.in_order else ports.behind(run)
         quality = given.judge.judge(built, lambda done, total: progress("comparing with the original", done, total))
         del built
-    del run
+    del run, loop
     progress("timing on this machine", 0, 0)
     latency = local.harness(folder, "bench", "--build-machine", "--unchecked", "--seconds", str(seconds), only=only)
     manifest["requires"]["memory_mb"] = round(latency["models"]["model"]["peak_memory_mb"])
@@ -259,7 +261,7 @@ def _pictures(given: Ingredients) -> Samples | None:
 
 
 def _write_golden(given: Ingredients, ports: Ports, folder: Path, expected: list[Feed]) -> None:
-    inputs = [ports.public(feed) for feed in given.golden]
+    inputs = [ports.public(without_states(feed, ports.states)) for feed in given.golden]
     references = [ports.turned(answer) for answer in given.references]
     for name, feeds in (("inputs", inputs), ("expected", expected), ("reference", references)):
         bundle.write_arrays(folder / f"{name}.npz", golden.by_sample(feeds))
@@ -304,6 +306,7 @@ def _manifest(
         "baseline": baseline,
         "inputs": ports.entries("inputs"),
         "outputs": ports.entries("outputs"),
+        "state": [state.entry() for state in ports.states],
         "metadata": dict(given.original.ir.metadata_props),
         "labels": given.labels,
         "preprocess": {**spec, "layout": ports.inputs[spec["input"]].layout or spec["layout"], "golden": True}

@@ -80,7 +80,8 @@ ConfigFile = Annotated[
     "--annotations val.json --decode yolov8\n\n"
     "edgepack build model.onnx -o out --precision fp32 --input-shape x=1x3x640x640\n\n"
     "edgepack build model.onnx -o out --target tflite --data photos/ --preprocess imagenet --io-layout nhwc "
-    "--precision int8 --io-dtype uint8"
+    "--precision int8 --io-dtype uint8\n\n"
+    "edgepack build speech.onnx -o out --data frames.npz --state h=hn --state c=cn"
 )
 def build(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="An .onnx or .pt2 file.")],
@@ -181,6 +182,14 @@ def build(
             autocompletion=lambda: ["float", "int8", "uint8"],
         ),
     ] = "float",
+    state: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--state",
+            metavar="INPUT=OUTPUT",
+            help="An output that is the next call's input: the bundle keeps it between calls. May be repeated.",
+        ),
+    ] = None,
     name: Annotated[str | None, typer.Option(help="The bundle's name.", show_default="the model file's")] = None,
     version: Annotated[str, typer.Option("--version", help="The bundle's version.")] = "1",
     threads: Threads = None,
@@ -216,6 +225,7 @@ def build(
             input_shape=_shapes(input_shape),
             io_layout=io_layout,
             io_dtype=io_dtype,
+            state=_states(state),
             name=name,
             version=version,
             threads=threads,
@@ -459,6 +469,17 @@ def _shapes(texts: list[str] | None) -> dict[str, tuple[int, ...]]:
             raise UsageError(f"--input-shape {text} is not understood", "write it as NAME=1x3x224x224")
         shapes[name] = shape
     return shapes
+
+
+def _states(texts: list[str] | None) -> dict[str, str]:
+    """`INPUT=OUTPUT` by input."""
+    states: dict[str, str] = {}
+    for text in texts or []:
+        name, equals, output = text.partition("=")
+        if not name or not equals or not output or name in states:
+            raise UsageError(f"--state {text} is not understood", "write it as INPUT=OUTPUT, once for each input")
+        states[name] = output
+    return states
 
 
 def _show(data: object, as_json: bool, rendered: Callable[[], Any]) -> None:

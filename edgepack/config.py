@@ -54,7 +54,7 @@ def read(path: Path, parameters: Mapping[str, Sequence[str]]) -> dict[str, Any]:
             continue
         if name in _PATHS or (name == "preprocess" and str(value).endswith((".yaml", ".yml", ".json"))):
             value = str(path.parent / str(value))
-        elif name == "input_shape" and not isinstance(value, list):
+        elif name in ("input_shape", "state") and not isinstance(value, list):
             value = [str(value)]
         elif not isinstance(value, bool | list):
             value = str(value)

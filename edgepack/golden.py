@@ -23,8 +23,11 @@ REFERENCE_DB = 1.0
 OTHER_RUNTIME_DB = 6.0
 
 
-def feeds(samples: Samples | None, model: Model) -> tuple[list[Feed], bool]:
+def feeds(samples: Samples | None, model: Model, *, in_order: bool = False) -> tuple[list[Feed], bool]:
     """Up to COUNT feeds, and whether they are synthetic.
+
+    Args:
+        in_order: they are a sequence, so the first ones, and not some far apart.
 
     Raises:
         ShapeNeeded: there are no samples, and an open dimension leaves the shape unknown.
@@ -34,7 +37,7 @@ def feeds(samples: Samples | None, model: Model) -> tuple[list[Feed], bool]:
     first = samples.read(0)
     size = sum(array.nbytes for array in first.values())
     count = max(1, min(COUNT, samples.count, _BYTES // max(size, 1)))
-    return [samples.read(index) for index in spread(samples.count, count)], False
+    return [samples.read(index) for index in (range(count) if in_order else spread(samples.count, count))], False
 
 
 def synthetic(model: Model, seed: int) -> Feed:

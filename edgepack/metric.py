@@ -14,6 +14,16 @@ from edgepack.metrics.base import first_float
 from edgepack.samples import Feed
 
 
+class Loop(Protocol):
+    """A model that keeps its states: targets/device/edgepack_device/state.py."""
+
+    def __call__(self, feed: Feed) -> Feed: ...
+
+    def fed(self, feed: Feed) -> Feed: ...
+
+    def reset(self) -> None: ...
+
+
 class HarnessModule(Protocol):
     """targets/device/harness.py, whose arithmetic the device shares."""
 
@@ -33,6 +43,13 @@ class HarnessModule(Protocol):
     def flat(self, arrays: Sequence[np.ndarray]) -> np.ndarray: ...
 
     def sha256(self, path: str) -> str: ...
+
+    def Stateful(
+        self,
+        run: Callable[[Feed], Feed],
+        states: Sequence[Mapping[str, Any]],
+        inputs: Sequence[Mapping[str, Any]],
+    ) -> Loop: ...
 
     def encoded(self, entry: Mapping[str, Any], array: np.ndarray) -> np.ndarray: ...
 

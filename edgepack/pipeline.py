@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from edgepack import bundle, golden, inputs
 from edgepack import device as devices
 from edgepack import preprocess as preprocessing
-from edgepack import samples as sample_files
+from edgepack import states as recorded
 from edgepack.annotations import attach
 from edgepack.audit import audit, refuse_overlap
 from edgepack.border import border
@@ -86,6 +87,7 @@ def build(
     input_shape: Mapping[str, tuple[int, ...]] | None = None,
     io_layout: str | None = None,
     io_dtype: str = "float",
+    state: Mapping[str, str] | None = None,
     name: str | None = None,
     version: str = "1",
     threads: int | None = None,
@@ -116,6 +118,7 @@ def build(
         input_shape: lengths for open dimensions, by input name.
         io_layout: nchw or nhwc, for the inputs and outputs with four axes; the model's own if not given.
         io_dtype: float, or int8 or uint8 for integers with a scale and a zero point (tflite in int8).
+        state: outputs that are the next call's inputs, by the input; the bundle then keeps them between calls.
         block: how many weights share a scale in w4: 16, 32, 64 or 128.
         threads: threads on the device; all its cores if not given.
         wheels: put the wheels of the requirements into the bundle, for a board without network.
@@ -156,7 +159,7 @@ def build(
         threads=threads,
         block=block,
     )
-    asked_border = border(original, decision, layout=io_layout, dtype=io_dtype)
+    asked_border = border(original, decision, layout=io_layout, dtype=io_dtype, state=state)
     integers = decision.precision not in ("fp32", "fp16", AS_IS)
     untidy, notes = shaped(original, input_shape or {}, int8=integers)
 
@@ -168,7 +171,10 @@ def build(
     if data is None and eval is None:
         _refuse_idle({"--preprocess": preprocess, "--metric": metric})
     truth = asked.truth if asked is not None else "classes"
-    calibration, evaluation = _samples(untidy, data, eval, preprocess, classes, truth)
+    states = asked_border.states
+    session = Session(original) if states else None
+    reads = partial(recorded.read, states=states, session=session)
+    calibration, evaluation = _samples(reads, untidy, data, eval, preprocess, classes, truth)
     if decision.target.FIXED_SHAPES:
         sets = [samples for samples in (calibration, evaluation) if samples is not None]
         untidy, note = shaped_as(untidy, sets, decision.target_name)
@@ -177,7 +183,7 @@ def build(
     judged = evaluation or calibration
     if judged is not None and annotations is not None:
         judged = attach(judged, Path(annotations), classes)
-    feeds, synthetic = golden.feeds(calibration or evaluation, untidy)
+    feeds, synthetic = golden.feeds(calibration or evaluation, recorded.without(untidy, states), in_order=bool(states))
     searched = None
     if max_drop is not None:
         if evaluation is None or judged is None:
@@ -185,7 +191,9 @@ def build(
         searched, judged = split(judged)
 
     progress("cleaning up", 0, 0)
-    session = Session(original)
+    session = session or Session(original)
+    if states:
+        feeds = list(recorded.unrolled(session, untidy, states, feeds))
     references = [session.run(feed) for feed in feeds]
     refuse_undefined(original, references)
     judge = judge_for(session, judged, asked, references[0], keep=decision.on_trial)
@@ -261,6 +269,7 @@ def _refuse_idle(flags: Mapping[str, str | None]) -> None:
 
 
 def _samples(
+    read: Callable[[Path, Model, preprocessing.Spec | None, list[str] | None, str], Samples],
     model: Model,
     data: str | Path | None,
     eval: str | Path | None,
@@ -271,8 +280,8 @@ def _samples(
     spec = preprocessing.read(preprocess) if preprocess is not None else None
     # Labels of calibration samples count only where there are no others.
     of_data = truth if eval is None else "any"
-    calibration = sample_files.read(Path(data), model, spec, classes, of_data) if data is not None else None
-    evaluation = sample_files.read(Path(eval), model, spec, classes, truth) if eval is not None else None
+    calibration = read(Path(data), model, spec, classes, of_data) if data is not None else None
+    evaluation = read(Path(eval), model, spec, classes, truth) if eval is not None else None
     if calibration is not None and evaluation is not None:
         refuse_overlap(calibration, evaluation)
     return calibration, evaluation

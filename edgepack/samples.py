@@ -61,6 +61,8 @@ class Samples:
     names: tuple[str, ...] | None = None
     # Whether feeds may be joined along their first axis: each is one row, and the model takes any number of rows.
     stackable: bool = False
+    # Whether they are the steps of sequences, with the float model's states, zero where a sequence begins.
+    in_order: bool = False
     # Where images are the input: how they became tensors, which input they feed, and the pixels of sample i.
     spec: Spec | None = None
     pixels: Callable[[int], np.ndarray] | None = field(default=None, repr=False)
@@ -118,6 +120,7 @@ def subset(samples: Samples, places: Sequence[int]) -> Samples:
         labels=labels,
         boxes=tuple(samples.boxes[place] for place in places) if samples.boxes is not None else None,
         names=tuple(samples.names[place] for place in places) if samples.names is not None else None,
+        in_order=False,
         pixels=(lambda index: pixels(places[index])) if pixels is not None else None,
     )
 
@@ -191,7 +194,7 @@ def _archive(path: Path, model: Model, spec: Spec | None, truth: str) -> Samples
         source=str(path),
         count=count,
         read=one,
-        digest=cache(lambda index: _digest(one(index))),
+        digest=cache(lambda index: digest(one(index))),
         labels=check_labels(labels, count * rows, str(path), truth),
         stackable=set(steps.values()) == {1} and _takes_rows(model),
     )
@@ -329,7 +332,7 @@ def _array_files(path: Path, files: list[Path], model: Model) -> Samples:
         source=str(path),
         count=len(files),
         read=one,
-        digest=cache(lambda index: _digest(one(index))),
+        digest=cache(lambda index: digest(one(index))),
         names=_names(path, files),
     )
 
@@ -377,7 +380,7 @@ def _images(
         source=source,
         count=count,
         read=one,
-        digest=cache(lambda index: _digest({"": pixels(index)})),
+        digest=cache(lambda index: digest({"": pixels(index)})),
         labels=labels,
         names=names,
         stackable=spec["size"] is not None and _takes_rows(model),
@@ -419,7 +422,7 @@ def _fit(tensor: TensorSpec, array: np.ndarray, where: str) -> np.ndarray:
     return np.asarray(array, dtype=wanted, order="C")
 
 
-def _digest(feed: Feed) -> str:
+def digest(feed: Feed) -> str:
     digest = hashlib.sha256()
     for name in sorted(feed):
         array = feed[name]

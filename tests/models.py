@@ -228,3 +228,24 @@ def lstm(width: int = 16, hidden: int = 48, length: int = 10, directions: int = 
             "b": random((d, 8 * h), 3, 0.1), "w2": random((12, d * h), 4, h**-0.5), "b2": random((12,), 5, 0.1),
         },
     )  # fmt: skip
+
+
+def lstm_step(width: int = 12, hidden: int = 16) -> onnx.ModelProto:
+    """One step of an LSTM: x [1, width] and the states h, c [1, N, hidden] to y [1, 5] and the next states hn, cn."""
+    node = helper.make_node
+    state = [1, "N", hidden]
+    return model(
+        [
+            node("Unsqueeze", ["x", "first"], ["steps"]),
+            node("LSTM", ["steps", "w", "r", "b", "", "h", "c"], ["", "hn", "cn"], name="lstm", hidden_size=hidden),
+            node("Squeeze", ["hn", "first"], ["last"]),
+            node("Gemm", ["last", "w2", "b2"], ["y"], name="head", transB=1),
+        ],
+        {"x": ["N", width], "h": state, "c": state},
+        {"y": ["N", 5], "hn": state, "cn": state},
+        {
+            "w": random((1, 4 * hidden, width), 1, width**-0.5), "r": random((1, 4 * hidden, hidden), 2, hidden**-0.5),
+            "b": random((1, 8 * hidden), 3, 0.1), "w2": random((5, hidden), 4, hidden**-0.5),
+            "b2": random((5,), 5, 0.1), "first": np.array([0]),
+        },
+    )  # fmt: skip

@@ -35,6 +35,7 @@ try:
     )
     from edgepack_device.golden_check import check
     from edgepack_device.machine import install, refuse_wrong_machine
+    from edgepack_device.state import Stateful  # noqa: F401
     from edgepack_device.timing import bench, worker_main
 except ImportError as error:
     if __name__ != "__main__" or not (error.name or "").startswith("edgepack_device"):
@@ -44,6 +45,27 @@ except ImportError as error:
         "error: the bundle is incomplete: %s is missing or altered\nhint: copy the whole bundle\n" % missing
     )
     sys.exit(50)
+
+
+def load(threads=None):
+    """The bundle's model, for a program of one's own: a callable from a dict of arrays to a dict of arrays.
+
+    It takes and gives what `inputs` and `outputs` in the manifest say. A model with states keeps them between calls;
+    its `reset()` begins a new sequence.
+
+    Raises:
+        HarnessError: the bundle is incomplete, or its runtime is missing.
+    """
+    use_library()
+    manifest = read_manifest(HERE)
+    return load_model(HERE, manifest, "model", threads or default_threads(manifest))[1]
+
+
+def use_library():
+    """What `install` unpacked comes first."""
+    library = os.path.join(HERE, "lib")
+    if os.path.isdir(library) and library not in sys.path:
+        sys.path.insert(0, library)
 
 
 def read_inputs(folder, manifest, paths):
@@ -239,9 +261,7 @@ def main():
         parser().print_help()
         return 2
     sys.dont_write_bytecode = True
-    library = os.path.join(HERE, "lib")
-    if os.path.isdir(library):
-        sys.path.insert(0, library)
+    use_library()
     if arguments.command == "_worker":
         return worker_main(HERE, arguments.part, arguments.threads)
     try:

@@ -5,6 +5,8 @@ import importlib.util
 import json
 import os
 
+from edgepack_device.state import Stateful
+
 FORMAT = 1
 SUMS = "SHA256SUMS"
 # What may lie beside the listed files: the float original for comparison, wheels unpacked for the device.
@@ -94,11 +96,16 @@ def load_module(folder, name):
 
 
 def load_model(folder, manifest, part, threads):
-    """Load the bundle's model ("model") or the float original beside it ("baseline") in the runtime."""
+    """Load the bundle's model ("model") or the float original beside it ("baseline") in the runtime.
+
+    A model with states keeps them between calls.
+    """
     try:
         runner = load_module(folder, "runner")
         path = os.path.join(folder, *manifest[part]["file"].split("/"))
-        return runner, runner.load(path, threads)
+        model = runner.load(path, threads)
+        states = manifest.get("state")
+        return runner, Stateful(model, states, manifest["inputs"]) if states else model
     except ImportError as error:
         raise HarnessError(52, "%s" % error, "python3 -m pip install -r requirements.txt")
     except Exception as error:

@@ -186,6 +186,8 @@ def worker_main(folder, part, threads):
             now = time.perf_counter()
             while now < end or not times:
                 feed = samples[turn % len(samples)]
+                if manifest.get("state") and turn % len(samples) == 0:
+                    model.reset()
                 turn += 1
                 before = time.perf_counter()
                 model(feed)
