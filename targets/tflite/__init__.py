@@ -90,6 +90,7 @@ def _write(model: Model, path: Path) -> str:
         store_in_half(low.graph)
     if any(entry.key == UNSIGNED_BORDER for entry in given.metadata_props):
         unsigned_border(low.graph)
+    low.graph.metadata["edgepack_version"] = VERSION.encode()
     path.write_bytes(serialize(low.graph, f"edgepack {VERSION}"))
     _refuse_what_does_not_load(path)
     return path.name

@@ -11,6 +11,7 @@ import numpy as np
 
 from edgepack.errors import needs
 
+from .runtimes import oldest_runtime
 from .versions import version
 
 
@@ -137,7 +138,9 @@ def serialize(graph: Graph, description: str) -> bytes:
     model.subgraphs = [subgraph]
     model.signatureDefs = [_signature(schema, graph, number)]
     model.metadata = []
-    for name, content in graph.metadata.items():
+    # The buffer has 16 bytes wherever TensorFlow's tools read it.
+    oldest = oldest_runtime(codes).encode().ljust(16, b"\0")
+    for name, content in {"min_runtime_version": oldest, **graph.metadata}.items():
         entry = schema.MetadataT()
         entry.name, entry.buffer = name, len(model.buffers)
         model.buffers.append(_buffer(schema, content))
