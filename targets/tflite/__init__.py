@@ -1,4 +1,10 @@
-"""TFLite (LiteRT) on ARM and x86 CPUs: the Q/DQ graph becomes a flatbuffer, written here and by nobody's converter."""
+"""TFLite (LiteRT) on ARM and x86 CPUs: the Q/DQ graph becomes a flatbuffer, written here and by nobody's converter.
+
+The way of a graph: signed (int8 for uint8), folding (what is constant), gelu (its spellings), walk (node by node: units
+says which nodes are one operator, operators/ writes it, lowering is what they write to and read from, axes the order of
+a value's axes), halves and unsigned (fp16 weights, uint8 ends), flatbuffer (the bytes; versions and runtimes say for
+whom). runner is the device's side.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +20,14 @@ from edgepack.model import Model
 from edgepack.target import UNSIGNED_BORDER, Scheme
 
 from .flatbuffer import serialize
+from .folding import folded
 from .gelu import fused_gelus
 from .halves import store_in_half
-from .lowering import Lowering, folded
+from .lowering import Lowering
 from .operators import OPERATORS
 from .signed import in_int8
 from .unsigned import unsigned_border
+from .walk import walk
 
 # TFLite's 8-bit specification: int8 activations with a zero point, symmetric weights by channel, int32 biases.
 # AveragePool and Concat keep their scale, as its builtin kernels demand. HardSwish and HardSigmoid are computed in
@@ -75,7 +83,7 @@ def _write(model: Model, path: Path) -> str:
     halves = any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in given.graph.initializer)
     proto = _static(in_int8(given))
     low = Lowering(proto)
-    refused = low.run(OPERATORS)
+    refused = walk(low, OPERATORS)
     if refused:
         more = f" and {len(refused) - 3} more" if len(refused) > 3 else ""
         raise UnsupportedOperator(

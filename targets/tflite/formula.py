@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from .axes import Perm
 from .flatbuffer import Tensor
-from .lowering import Lowering, Perm, Unit
+from .lowering import Lowering
+from .units import Unit
 
 TABLES = {
     "ADD": "AddOptions", "SUB": "SubOptions", "MUL": "MulOptions", "DIV": "DivOptions", "ABS": "AbsOptions",

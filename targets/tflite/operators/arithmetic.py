@@ -6,9 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..axes import Perm, common, identity
 from ..flatbuffer import Tensor
 from ..formula import TABLES, Formula
-from ..lowering import Lowering, NoForm, Perm, Unit, common, identity
+from ..lowering import Lowering
+from ..units import NoForm, Unit
 from .registry import always, operator
 
 _BINARY = {

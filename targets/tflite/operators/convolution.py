@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..axes import last
 from ..flatbuffer import Quantization, Tensor
-from ..lowering import Lowering, NoForm, Unit, last
+from ..lowering import Lowering
+from ..units import NoForm, Unit
 from .registry import always, ints, operator
 from .slicing import sliced
 from .weights import bias_of, filters_of, weights_of

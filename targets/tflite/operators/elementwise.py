@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..axes import last
 from ..formula import TABLES, Formula
-from ..lowering import Lowering, NoForm, Unit, last
+from ..lowering import Lowering
+from ..units import NoForm, Unit
 from .registry import always, keeps_grid, operator
 
 _UNARY = {

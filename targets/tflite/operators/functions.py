@@ -8,7 +8,8 @@ import numpy as np
 
 from ..flatbuffer import Tensor
 from ..formula import Formula
-from ..lowering import Lowering, Unit
+from ..lowering import Lowering
+from ..units import Unit
 from .registry import operator
 
 _SELU = 1.67326319217681884765625, 1.05070102214813232421875

@@ -6,7 +6,8 @@ import numpy as np
 
 from ..flatbuffer import Tensor
 from ..formula import Formula
-from ..lowering import Lowering, NoForm, Unit
+from ..lowering import Lowering
+from ..units import NoForm, Unit
 from .registry import keeps_grid, operator
 
 

@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from ..axes import last
 from ..flatbuffer import Tensor
 from ..formula import TABLES, Formula
-from ..lowering import Lowering, NoForm, Unit, last
+from ..lowering import Lowering
+from ..units import NoForm, Unit
 from .registry import operator, optional
 
 

@@ -8,9 +8,11 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from ..axes import last
 from ..flatbuffer import Tensor
 from ..formula import Formula
-from ..lowering import Lowering, NoForm, Unit, last
+from ..lowering import Lowering
+from ..units import NoForm, Unit
 from .registry import always, ints, keeps_grid, operator
 from .windows import SAME, VALID, made_for, pad_picture, pads_of, picture, same, unpicture
 

@@ -9,7 +9,8 @@ import onnx
 
 from ..flatbuffer import Tensor
 from ..formula import Formula
-from ..lowering import Lowering, NoForm, Unit
+from ..lowering import Lowering
+from ..units import NoForm, Unit
 from .registry import always, operator, optional
 from .weights import bias_of, filters_of, weights_of
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..axes import Perm
 from ..flatbuffer import Tensor
 from ..formula import TABLES, Formula
-from ..lowering import Lowering, NoForm, Perm, Unit
+from ..lowering import Lowering
+from ..units import NoForm, Unit
 from .registry import axes_of, operator
 
 _REDUCTIONS = {

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 
 import onnx
 
-from ..lowering import Form, Lower, Lowering, NoForm, Unit
+from ..lowering import Lowering
+from ..units import Form, Lower, NoForm, Unit
 
 OPERATORS: dict[str, Form] = {}
 Condition = Callable[[Lowering, onnx.NodeProto], bool]

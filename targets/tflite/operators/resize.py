@@ -6,8 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 
+from ..axes import Perm, last
 from ..flatbuffer import Tensor
-from ..lowering import Lowering, NoForm, Perm, Unit, last
+from ..lowering import Lowering
+from ..units import NoForm, Unit
 from .registry import keeps_grid, operator, optional
 from .slicing import gathered
 

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..axes import Perm
 from ..flatbuffer import Tensor
-from ..lowering import Lowering, NoForm, Perm, Unit
+from ..lowering import Lowering
+from ..units import NoForm, Unit
 from .registry import keeps_grid, operator, optional
 
 _PLAIN = {"beginMask": 0, "ellipsisMask": 0, "newAxisMask": 0, "shrinkAxisMask": 0}

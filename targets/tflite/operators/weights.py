@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..flatbuffer import Quantization, Tensor
-from ..lowering import Lowering, NoForm, Unit
+from ..lowering import Lowering
+from ..units import NoForm, Unit
 
 
 def weights_of(low: Lowering, unit: Unit, index: int) -> tuple[np.ndarray, Quantization | None]:

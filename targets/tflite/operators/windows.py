@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..axes import last
 from ..flatbuffer import Tensor
-from ..lowering import Lowering, NoForm, Unit, last
+from ..lowering import Lowering
+from ..units import NoForm, Unit
 from .registry import ints
 
 SAME, VALID = 0, 1
