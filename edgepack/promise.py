@@ -125,6 +125,7 @@ def _search(
             "metric_code": code_of(promised.judge.metric_name),
             "decode": promised.decode,
             "on": promised.on,
+            "border": [given.border.layout, *(state.entry() for state in given.border.states)],
         },
     )
     shapes = {name: array.shape for name, array in given.golden[0].items()}

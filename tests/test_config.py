@@ -270,3 +270,11 @@ def test_every_flag_may_stand_in_a_file(edgepack: Edgepack, project: Path) -> No
 def test_json_may_stand_in_a_file_like_any_flag(edgepack: Edgepack, project: Path) -> None:
     code, _, err = edgepack("build", "--config", config(project, json=True))
     assert code == 30, err
+
+
+@pytest.mark.parametrize(("text", "states"), [("h=hn", ["h=hn"]), ("[h=hn, c=cn]", ["h=hn", "c=cn"])])
+def test_states_may_stand_in_the_file(text: str, states: list[str], tmp_path: Path) -> None:
+    (tmp_path / "edge.yaml").write_text(f"state: {text}\nio-layout: nhwc\nio-dtype: uint8\n")
+    flags = {"state": ["--state"], "io_layout": ["--io-layout"], "io_dtype": ["--io-dtype"]}
+    found = read(tmp_path / "edge.yaml", flags)
+    assert found == {"state": states, "io_layout": "nhwc", "io_dtype": "uint8"}
