@@ -321,7 +321,7 @@ def from_facts(name: str, title: str, facts: Facts) -> Device:
         targets["openvino"] = _CPU
     elif arch == "aarch64":
         targets["openvino"] = ("fp32", "fp16")
-    targets["tflite"] = ("fp32", "fp16", "int8")
+    targets["tflite"] = ("fp32", "fp16", "int8", "dynamic", "w8")
     return Device(
         board=name,
         title=title,

@@ -157,6 +157,11 @@ def _refuse_unfit(
     if precision not in able:
         raise UnfitDevice(f"{device.name} does not run {precision} with {name}", instead)
     package, version = runtime_of(module, versions)
+    if precision in module.FALLBACK_LACKS and package != module.REQUIREMENTS[0]:
+        raise UnfitDevice(
+            f"{device.name} has {package}, which does not answer rightly in {precision}",
+            "take w8, or int8 with --data; or a newer system",
+        )
     since = module.SINCE.get(precision, "0")
     if pins.version_tuple(version) < pins.version_tuple(since):
         raise UnfitDevice(

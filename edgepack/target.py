@@ -77,6 +77,8 @@ class Target(Protocol):
     # core); and those for a device that has no wheels of the former, perhaps with a bound on numpy.
     REQUIREMENTS: tuple[str, ...]
     FALLBACK: tuple[str, ...]
+    # The precisions that go wrong in the latter.
+    FALLBACK_LACKS: tuple[str, ...]
     EXTRA: str
     # True where its files hold one length for each dimension, the batch apart, which its runner does one by one.
     FIXED_SHAPES: bool

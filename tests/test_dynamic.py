@@ -25,7 +25,8 @@ IDS = {"ids": np.array([[1, 5, 7, 2, 19, 0, 99, 3, 3, 8, 4, 6]])}
 
 @pytest.fixture(params=[name for name in target.names() if "dynamic" in target.load(name).PRECISIONS])
 def name(request: pytest.FixtureRequest) -> str:
-    if not all(importlib.util.find_spec(module) for module in target.load(request.param).REQUIREMENTS):
+    modules = (package.replace("-", "_") for package in target.load(request.param).REQUIREMENTS)
+    if not all(map(importlib.util.find_spec, modules)):
         pytest.skip(f"the {request.param} extra is not installed")
     return str(request.param)
 

@@ -19,9 +19,12 @@ import edgepack
 from edgepack import _root, bundle, device, local, pins, pipeline, target
 from edgepack.device import System
 from edgepack.errors import ShapeNeeded, UnfitDevice, UnsupportedOperator
+from edgepack.metric import harness
 from edgepack.model import Model
+from edgepack.passes.dynamic import dynamic
 from edgepack.passes.half import half
 from edgepack.passes.quantize import quantize
+from edgepack.passes.weight_only import store_in_8_bits
 from edgepack.plan import consequences, plan
 from edgepack.preparation import prepare
 from edgepack.reference import Session
@@ -111,6 +114,74 @@ def test_fp16_weights_take_half_the_room_and_change_no_number(tmp_path: Path) ->
     assert sizes[1] < 0.6 * sizes[0]
     for got, want in answers:
         np.testing.assert_allclose(got["y"], want["y"], rtol=1e-5, atol=1e-6)
+
+
+def kinds_of(file: Path) -> dict[str, list[str]]:
+    """What each operator that has weights reads as weights, by its kind."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(file.read_bytes(), 0))
+    kinds = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
+    types = {value: name for name, value in vars(schema.TensorType).items() if isinstance(value, int)}
+    graph = model.subgraphs[0]
+    found: dict[str, list[str]] = {}
+    for operator in graph.operators:
+        kind = kinds[model.operatorCodes[operator.opcodeIndex].builtinCode]
+        found.setdefault(kind, []).extend(types[graph.tensors[index].type] for index in operator.inputs[:2])
+    return found
+
+
+def test_weights_in_8_bits_are_restored_and_change_no_number(tmp_path: Path) -> None:
+    original = models.in_edgepack(models.convnet(channels=32))
+    module = target.load("tflite")
+    stored = store_in_8_bits(original, module.SCHEME).model
+    (tmp_path / "float").mkdir()
+    file, plain = tmp_path / module.lower(stored, tmp_path), tmp_path / "float" / "model.tflite"
+    module.lower(original, tmp_path / "float")
+    assert set(kinds_of(file)["DEQUANTIZE"]) == {"INT8"} and set(kinds_of(file)["CONV_2D"]) == {"FLOAT32"}
+    assert file.stat().st_size < 0.75 * plain.stat().st_size
+    feed = {"x": models.images(1, seed=3)}
+    got, want = target.runner("tflite").load(str(file), 1)(feed), Session(stored).run(feed)
+    np.testing.assert_allclose(got["y"], want["y"], rtol=1e-5, atol=1e-5)
+
+
+def test_dynamic_gives_convolutions_and_products_integers(tmp_path: Path) -> None:
+    original = models.in_edgepack(models.convnet(channels=32))
+    module = target.load("tflite")
+    form = dynamic(original, module.SCHEME).model
+    file = tmp_path / module.lower(form, tmp_path)
+    assert kinds_of(file)["CONV_2D"][-1] == "INT8" and set(kinds_of(file)["DEPTHWISE_CONV_2D"]) == {"FLOAT32"}
+    run, session = target.runner("tflite").load(str(file), 1), Session(original)
+    feeds = [{"x": image[None]} for image in models.images(8, seed=2)]
+    got, want = (np.concatenate([one(feed)["y"] for feed in feeds]) for one in (run, session.run))
+    assert 25 < harness().sqnr_db(want, got) < 80
+
+
+@pytest.mark.parametrize("size", [(64, 64), (16, 512)])
+def test_a_dynamic_product_is_near_the_float_one(size: tuple[int, int], tmp_path: Path) -> None:
+    """Rows of each sample get a scale of their own; weights a scale a channel."""
+    features, classes = size
+    original = models.in_edgepack(models.mlp(features=features, classes=classes))
+    module = target.load("tflite")
+    file = tmp_path / module.lower(dynamic(original, module.SCHEME).model, tmp_path)
+    assert "INT8" in kinds_of(file)["FULLY_CONNECTED"]
+    feed = {"x": models.random((32, features), 5)}
+    want, got = Session(original).run(feed)["y"], target.runner("tflite").load(str(file), 1)(feed)["y"]
+    assert 30 < harness().sqnr_db(want, got) < 80
+
+
+@pytest.mark.parametrize("precision", ["w8", "dynamic"])
+def test_a_bundle_without_calibration(precision: str, tmp_path: Path) -> None:
+    onnx.save(models.convnet(channels=32), tmp_path / "model.onnx")
+    built = edgepack.build(tmp_path / "model.onnx", tmp_path / "out", device="rpi5", precision=precision, **FAST)
+    assert built.check["ok"] and built.precision == precision
+    assert built.sizes["model"] < 0.8 * built.sizes["original"]
+
+
+def test_dynamic_is_refused_where_only_the_older_runtime_runs(files: Path, tmp_path: Path) -> None:
+    with pytest.raises(UnfitDevice, match="tflite-runtime") as caught:
+        edgepack.build(files / "model.onnx", tmp_path / "out", device="rpi4@bookworm32", precision="dynamic", **FAST)
+    assert "w8" in caught.value.hint and not (tmp_path / "out").exists()
 
 
 # --- models that came quantized, and files that do not load -----------------------------------------------------
@@ -394,7 +465,7 @@ def test_int8_weights_that_meet_float_activations_are_refused_there(older: Path,
 
 
 def dynamic_range(folder: Path) -> Path:
-    """A FULLY_CONNECTED of float activations and int8 weights, which edgepack itself does not write."""
+    """A FULLY_CONNECTED of float activations and int8 weights that share one scale."""
     target.load("tflite")
     written = sys.modules["edgepack.targets.tflite.flatbuffer"]
     single = np.dtype(np.float32)

@@ -26,11 +26,26 @@ W4 = Layout(bits=4, block=32, symmetric=False)
 Matrices = dict[str, np.ndarray]
 
 
-@pytest.fixture(params=[name for name in target.names() if "w8" in target.load(name).PRECISIONS])
+def able(precision: str) -> list[str]:
+    return [name for name in target.names() if precision in target.load(name).PRECISIONS]
+
+
+def installed(name: str) -> str:
+    modules = (package.replace("-", "_") for package in target.load(name).REQUIREMENTS)
+    if not all(map(importlib.util.find_spec, modules)):
+        pytest.skip(f"the {name} extra is not installed")
+    return name
+
+
+@pytest.fixture(params=able("w8"))
 def name(request: pytest.FixtureRequest) -> str:
-    if not all(importlib.util.find_spec(module) for module in target.load(request.param).REQUIREMENTS):
-        pytest.skip(f"the {request.param} extra is not installed")
-    return str(request.param)
+    return installed(request.param)
+
+
+@pytest.fixture(params=able("w4"))
+def four(request: pytest.FixtureRequest) -> str:
+    """A target that has 4 bits."""
+    return installed(request.param)
 
 
 def run(name: str, model: Model, folder: Path, feed: Feed) -> np.ndarray:
@@ -101,27 +116,27 @@ def test_8_bits_answer_like_the_float_model_with_rounded_weights(name: str, net:
 @pytest.mark.parametrize("block", [32, 128])
 @pytest.mark.parametrize(("width", "in_4_bits"), [(64, 6), (160, 6), (200, 6)])
 def test_4_bits_answer_like_the_float_model_with_rounded_weights(
-    name: str, width: int, in_4_bits: int, block: int, symmetric: bool, tmp_path: Path
+    four: str, width: int, in_4_bits: int, block: int, symmetric: bool, tmp_path: Path
 ) -> None:
     """Widths that are a multiple of the block, of neither, and shorter than it, where 8 bits are taken."""
     proto, feed = models.transformer(width=width), {"ids": np.array([[1, 5, 7, 2, 19, 0, 99, 3, 3, 8, 4, 6]])}
     layout = Layout(bits=4, block=block, symmetric=symmetric)
-    stored = store_in_4_bits(models.in_edgepack(proto), target.load(name).SCHEME, layout, int8_activations=False)
+    stored = store_in_4_bits(models.in_edgepack(proto), target.load(four).SCHEME, layout, int8_activations=False)
     assert stored.figures["w4"] == (in_4_bits if width >= block else 1) and f"blocks of {block}" in stored.note
-    answer = run(name, stored.model, tmp_path, feed)
+    answer = run(four, stored.model, tmp_path, feed)
     wanted = Session(with_weights(proto, integers_of(stored.model))).run(feed)["y"]
     assert harness().relative_error(wanted, answer) < 1e-4
 
 
-def test_4_bits_with_8_bit_activations_lose_next_to_nothing_more(name: str, tmp_path: Path) -> None:
+def test_4_bits_with_8_bit_activations_lose_next_to_nothing_more(four: str, tmp_path: Path) -> None:
     proto, feed = models.transformer(width=128), {"ids": np.array([[1, 5, 7, 2, 19, 0, 99, 3, 3, 8, 4, 6]])}
     original = Session(models.in_edgepack(proto)).run(feed)["y"]
     decibels = [
         harness().sqnr_db(
             original,
             run(
-                name,
-                store_in_4_bits(models.in_edgepack(proto), target.load(name).SCHEME, W4, int8_activations=fast).model,
+                four,
+                store_in_4_bits(models.in_edgepack(proto), target.load(four).SCHEME, W4, int8_activations=fast).model,
                 tmp_path / str(fast),
                 feed,
             ),
@@ -131,7 +146,7 @@ def test_4_bits_with_8_bit_activations_lose_next_to_nothing_more(name: str, tmp_
     assert decibels[0] > 12 and abs(decibels[0] - decibels[1]) < 1.0
 
 
-def test_files_shrink(name: str, tmp_path: Path) -> None:
+def test_files_shrink(four: str, tmp_path: Path) -> None:
     """Per weight: 8 bits and a scale a channel; 4 bits and 36 more for each block of 32 or 128."""
     model = models.in_edgepack(models.transformer(width=256, words=10))
     sizes = {}
@@ -143,7 +158,7 @@ def test_files_shrink(name: str, tmp_path: Path) -> None:
     }.items():
         folder = tmp_path / key
         folder.mkdir()
-        target.load(name).lower(stored, folder)
+        target.load(four).lower(stored, folder)
         sizes[key] = sum(path.stat().st_size for path in folder.iterdir())
     per_weight = {key: 8 * size / model.parameters for key, size in sizes.items()}
     assert per_weight["w8"] < 8.9 and per_weight["32"] < 6.1 and per_weight["128"] < 5.3 and per_weight["fp32"] > 31
@@ -158,10 +173,11 @@ def test_a_weight_of_two_nodes_is_stored_once(name: str, tmp_path: Path) -> None
         {"w": models.random((64, 64), 1, 0.125)},
     )
     feed = {"x": models.random((2, 64), 5)}
-    for stored in (
-        store_in_8_bits(models.in_edgepack(proto), target.load(name).SCHEME).model,
-        store_in_4_bits(models.in_edgepack(proto), target.load(name).SCHEME, W4, int8_activations=False).model,
-    ):
+    module = target.load(name)
+    forms = [store_in_8_bits(models.in_edgepack(proto), module.SCHEME).model]
+    if "w4" in module.PRECISIONS:
+        forms.append(store_in_4_bits(models.in_edgepack(proto), module.SCHEME, W4, int8_activations=False).model)
+    for stored in forms:
         assert Counter(tensor.size > 1000 for tensor in stored.tensors())[True] == 1
         answer = run(name, stored, tmp_path, feed)
         wanted = Session(with_weights(proto, integers_of(stored))).run(feed)["y"]

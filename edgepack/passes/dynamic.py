@@ -44,12 +44,13 @@ def dynamic(model: Model, scheme: Scheme, rounding: Rounding = nearest) -> PassR
     for weight in weights.found:
         matrix = matrix_of(weight, graph)
         operators = {node.op_type for node, _ in weight.uses}
-        if matrix is not None and operators <= scheme.dynamic:
+        product = matrix is not None or (operators == {"Conv"} and scheme.keeps_compressed)
+        if product and operators <= scheme.dynamic:
             if scheme.keeps_compressed:
                 compress(graph, weight, scheme, rounding)
-            else:
+            elif matrix is not None:
                 _write_product(graph, weight, matrix, layout, rounding, quantized)
-            counts["matrix products"] += len(weight.uses)
+            counts["convolutions" if operators == {"Conv"} else "matrix products"] += len(weight.uses)
         elif operators == {"LSTM"} <= scheme.dynamic and all(node.graph is graph for node, _ in weight.uses):
             recurrent.update((id(node), node) for node, _ in weight.uses)
         elif operators == {"Gather"}:
@@ -65,7 +66,7 @@ def dynamic(model: Model, scheme: Scheme, rounding: Rounding = nearest) -> PassR
         else:
             _write_lstm(graph, node, layout, rounding, written)
             counts["LSTMs"] += 1
-    if not counts["matrix products"] and not counts["LSTMs"]:
+    if not counts.keys() - {"tables"}:
         raise UnsupportedOperator(
             f"nothing in this model can be computed in int8 without calibration{words(left_float)}",
             "build it with --precision int8, which takes --data, or fp32",

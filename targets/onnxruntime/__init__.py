@@ -39,6 +39,7 @@ REFUSED = {"w8a16": "its kernels take 16-bit activations back to float, which is
 SINCE = {"w4": "1.17"}
 REQUIREMENTS = ("onnxruntime",)
 FALLBACK: tuple[str, ...] = ()
+FALLBACK_LACKS: tuple[str, ...] = ()
 EXTRA = ""
 FIXED_SHAPES = False
 IO_DTYPES = ()

@@ -39,6 +39,7 @@ REFUSED = {"w8a16": "it multiplies 16-bit activations in float, no faster than f
 SINCE: dict[str, str] = {}
 REQUIREMENTS = ("openvino",)
 FALLBACK: tuple[str, ...] = ()
+FALLBACK_LACKS: tuple[str, ...] = ()
 EXTRA = "openvino"
 FIXED_SHAPES = False
 IO_DTYPES = ()

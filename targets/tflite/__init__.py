@@ -2,7 +2,8 @@
 
 The way of a graph: signed (int8 for uint8), folding (what is constant), gelu (its spellings), walk (node by node: units
 says which nodes are one operator, operators/ writes it, lowering is what they write to and read from, axes the order of
-a value's axes), halves and unsigned (fp16 weights, uint8 ends), flatbuffer (the bytes; versions and runtimes say for
+a value's axes), halves, compressed and unsigned (fp16 and int8
+weights, uint8 ends), flatbuffer (the bytes; versions and runtimes say for
 whom). runner is the device's side.
 """
 
@@ -12,13 +13,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import onnx
+from onnx import numpy_helper
 
 from edgepack._version import VERSION
 from edgepack.errors import UnsupportedOperator, needs
 from edgepack.model import Model
-from edgepack.target import UNSIGNED_BORDER, Scheme
+from edgepack.target import ACTIVATION_GROUP, UNSIGNED_BORDER, Scheme
 
+from .compressed import store_in_int8
 from .flatbuffer import serialize
 from .folding import folded
 from .gelu import fused_gelus
@@ -50,15 +54,19 @@ SCHEME = Scheme(
     closed=frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"}),
     bias_bits=32,
     bit_exact=True,
+    dynamic=frozenset({"Conv", "Gemm", "MatMul"}),
+    keeps_compressed=True,
 )  # fmt: skip
-PRECISIONS = ("fp32", "fp16", "int8")
+PRECISIONS = ("fp32", "fp16", "int8", "dynamic", "w8")
 REFUSED = {
     "w8a16": "its 16-bit kernels are slower than float",
+    "w4": "no 4-bit weights are written for TFLite",
 }
 SINCE: dict[str, str] = {}
 REQUIREMENTS = ("ai-edge-litert",)
 # 32-bit ARM and Python 3.8 have only the older runtime, which breaks with numpy 2.
 FALLBACK = ("tflite-runtime", "numpy<2")
+FALLBACK_LACKS = ("dynamic",)
 EXTRA = "tflite"
 FIXED_SHAPES = True
 IO_DTYPES = ("int8", "uint8")
@@ -81,6 +89,8 @@ def baseline(model: Model, folder: Path) -> str | None:
 def _write(model: Model, path: Path) -> str:
     given = model.proto()
     halves = any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in given.graph.initializer)
+    group = next((entry.value for entry in given.metadata_props if entry.key == ACTIVATION_GROUP), None)
+    scales = _scales(given) if group is not None else {}
     proto = _static(in_int8(given))
     low = Lowering(proto)
     refused = walk(low, OPERATORS)
@@ -96,12 +106,24 @@ def _write(model: Model, path: Path) -> str:
         )
     if halves:
         store_in_half(low.graph)
+    if scales:
+        store_in_int8(low.graph, scales, mixed=group != "0")
     if any(entry.key == UNSIGNED_BORDER for entry in given.metadata_props):
         unsigned_border(low.graph)
     low.graph.metadata["edgepack_version"] = VERSION.encode()
     path.write_bytes(serialize(low.graph, f"edgepack {VERSION}"))
     _refuse_what_does_not_load(path)
     return path.name
+
+
+def _scales(proto: onnx.ModelProto) -> dict[str, np.ndarray]:
+    """The scales of compressed weights, by the name of what a Mul restores."""
+    held = {tensor.name: tensor for tensor in proto.graph.initializer}
+    return {
+        node.output[0]: numpy_helper.to_array(held[node.input[1]])
+        for node in proto.graph.node
+        if node.op_type == "Mul" and node.input[1] in held and node.name.endswith("_restore")
+    }
 
 
 def _refuse_what_does_not_load(path: Path) -> None:

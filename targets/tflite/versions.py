@@ -21,6 +21,8 @@ _INT8_SECOND = frozenset(
 )  # fmt: skip
 _INT8_THIRD = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "TILE", "BROADCAST_TO", "REVERSE_V2", "CAST"})
 _BOOL_THIRD = frozenset({"TRANSPOSE", "STRIDED_SLICE", "GATHER", "UNPACK"})
+# With float activations and int8 weights of a scale a channel.
+_MIXED = {"CONV_2D": 5, "FULLY_CONNECTED": 12}
 # The version that first took more axes than four.
 _FIVE_AXES = {"TRANSPOSE": 4, "SLICE": 5, "PAD": 4, "PADV2": 4, "STRIDED_SLICE": 4}
 _FIVE_BROADCAST = {"SUB": 3, "DIV": 2, "MAXIMUM": 3, "MINIMUM": 3}
@@ -35,6 +37,8 @@ def version(kind: str, inputs: Sequence[Any], outputs: Sequence[Any], options: d
     types = {tensor.dtype.name for tensor in (*given, *outputs)}
     first = inputs[1] if kind == "SPLIT" else inputs[2] if kind == "TRANSPOSE_CONV" else given[0]
     dtype, rank = first.dtype, len(first.shape)
+    if dtype == np.float32 and kind in _MIXED and inputs[1].dtype == np.int8:
+        return _MIXED[kind]
     found = _special(kind, inputs, outputs, dtype, options)
     if dtype == np.int8:
         found = max(found, 3 if kind in _INT8_THIRD else 2 if kind in _INT8_SECOND else 1)
