@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from edgepack import local, pins
 from edgepack import target as targets
 from edgepack.device import BLOCKS, HOST, PRECISIONS, Device, available_cores, detect
-from edgepack.errors import DataNeeded, UnfitDevice, UsageError
+from edgepack.errors import DataNeeded, MissingExtra, UnfitDevice, UsageError
 from edgepack.target import Scheme, Target
 
 AS_IS = "as-is"
@@ -34,6 +34,8 @@ class Plan:
     # For a board, by its wheels; empty for this machine, which pins what is installed.
     versions: dict[str, str]
     block: int = DEFAULT_BLOCK
+    # Where the target was left open and a better one is not installed here: which.
+    passed_over: str = ""
 
     @property
     def scheme(self) -> Scheme:
@@ -47,9 +49,9 @@ class Plan:
         return [f"{package}=={version}" for package, version in found.items()]
 
     def differences(self, precision: str, *, images: bool) -> list[str]:
-        """What is otherwise on the device than here, in lines: packages of its system, another runtime."""
+        """What is otherwise on the device than here, in lines: packages of its system, another runtime or target."""
         packages = tuple(versions_for(self.device, self.target, images=images))
-        lines = [pins.from_the_system(packages, self.device.arch, self.device.system)]
+        lines = [self.passed_over, pins.from_the_system(packages, self.device.arch, self.device.system)]
         if not self.runs_as_here and precision in ("int8", AS_IS):
             lines.append(
                 f"{self.device.name} runs it in {runtime_of(self.target, self.versions)[0]}, whose int8 kernels round "
@@ -144,6 +146,7 @@ def plan(
         threads=threads or (min(device.cores, available_cores()) if device.board == HOST else device.cores),
         versions=versions,
         block=block or DEFAULT_BLOCK,
+        passed_over=_passed_over(device, name) if target == "auto" else "",
     )
 
 
@@ -176,12 +179,19 @@ def scheme_for(module: Target, device: Device | None) -> Scheme:
 
 
 def default_target(device: Device) -> str:
-    """The first of the device's targets that edgepack has and that has wheels for its system.
+    """The first of the device's targets that has wheels for its system and is installed here; else the first.
 
     Raises:
         UnfitDevice: there is none; it says why the first one falls away.
     """
+    found = _packaged(device)
+    return next((name for name in found if _is_installed(name)), found[0])
+
+
+def _packaged(device: Device) -> list[str]:
+    """The device's targets that edgepack has and that have wheels for its system, the preferred ones first."""
     why: UnfitDevice | None = None
+    found = []
     for name in device.targets:
         if name in targets.names():
             try:
@@ -189,11 +199,31 @@ def default_target(device: Device) -> str:
             except UnfitDevice as error:
                 why = why or error
             else:
-                return name
-    raise why or UnfitDevice(
-        f"edgepack does not package any runtime of {device.name} yet: {', '.join(device.targets)}",
-        f"it packages {', '.join(targets.names())}",
-    )
+                found.append(name)
+    if not found:
+        raise why or UnfitDevice(
+            f"edgepack does not package any runtime of {device.name} yet: {', '.join(device.targets)}",
+            f"it packages {', '.join(targets.names())}",
+        )
+    return found
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        targets.load(name).check()
+    except MissingExtra:
+        return False
+    return True
+
+
+def _passed_over(device: Device, name: str) -> str:
+    """What `default_target` would have taken before, were it installed, in words."""
+    found = _packaged(device)
+    before = found[: found.index(name)]
+    if not before:
+        return ""
+    extra = targets.load(before[0]).EXTRA
+    return f"{device.name} runs {before[0]} first, which is not installed here: pip install 'edgepack[{extra}]'"
 
 
 def versions_for(device: Device, module: Target, *, images: bool = False) -> dict[str, str]:

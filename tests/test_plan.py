@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 
 from edgepack import device, pins
+from edgepack import target as targets
 from edgepack.device import Device, System
-from edgepack.errors import DataNeeded, UnfitDevice, UnknownTarget, UsageError
+from edgepack.errors import DataNeeded, MissingExtra, UnfitDevice, UnknownTarget, UsageError
 from edgepack.plan import AS_IS, Plan, consequences, plan
 
 
@@ -185,3 +186,19 @@ def test_consequences_tell_of_every_target() -> None:
         assert all(any(line.startswith(f"{target}:") for line in lines) for target in board.targets), name
     assert any("7 bits" in line for line in consequences(device.find("intel-avx2")))
     assert any("none for armv7l" in line for line in consequences(device.find("rpi4@bookworm32")))
+
+
+def test_auto_takes_what_is_installed_here_and_says_what_it_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    board = device.find("rpi3")
+    first, second = [name for name in board.targets if name in targets.names()][:2]
+    assert first == "tflite"
+
+    def missing() -> None:
+        raise MissingExtra("tflite is not installed", "")
+
+    monkeypatch.setattr(targets.load(first), "check", missing)
+    made = planned(board, precision="fp32")
+    assert made.target_name == second
+    assert any("edgepack[tflite]" in line for line in made.differences("fp32", images=False))
+    with pytest.raises(MissingExtra):
+        planned(board, target=first, precision="fp32")
