@@ -197,24 +197,36 @@ def shipped(folder: Path) -> list[Path]:
     ]
 
 
-def pack(folder: Path) -> Path:
-    """Write the bundle's .tar.gz beside it; the same bundle gives the same bytes."""
+def pack(folder: Path, archive: Path | None = None) -> Path:
+    """Write the bundle's .tar.gz, beside it if nothing else is said; the same bundle gives the same bytes."""
+    target = archive or archive_path(folder)
+    tar_of(folder, [*shipped(folder), folder / harness().SUMS], target)
+    return target
+
+
+def device_code(archive: Path) -> Path:
+    """Write this edgepack's own harness as a .tar.gz, its folder called `kit`: it times bundles of any version."""
+    source = _root.TARGETS / "device"
+    tar_of(source, [source / "harness.py", *sorted((source / DEVICE_CODE).glob("*.py"))], archive, name="kit")
+    return archive
+
+
+def tar_of(folder: Path, paths: Sequence[Path], target: Path, name: str = "") -> None:
+    """Write files below `folder` as a .tar.gz that tells nothing of when and by whom."""
     import gzip
 
-    target = archive_path(folder)
     with (
         target.open("wb") as raw,
         gzip.GzipFile(fileobj=raw, mode="wb", filename="", mtime=0, compresslevel=6) as zipped,
         tarfile.open(fileobj=zipped, mode="w") as tar,
     ):
-        for path in [*shipped(folder), folder / harness().SUMS]:
-            entry = tar.gettarinfo(path, arcname=f"{folder.name}/{path.relative_to(folder).as_posix()}")
+        for path in paths:
+            entry = tar.gettarinfo(path, arcname=f"{name or folder.name}/{path.relative_to(folder).as_posix()}")
             entry.uid = entry.gid = 0
             entry.uname = entry.gname = ""
             entry.mtime = 0
             with path.open("rb") as file:
                 tar.addfile(entry, file)
-    return target
 
 
 @contextmanager

@@ -242,22 +242,70 @@ def build(
 
 
 @app.command(
-    epilog="Examples:\n\nedgepack bench out --threads 1 --seconds 5 --json > result.json\n\n"
-    "edgepack bench out --on ssh://pi@raspberrypi.local"
+    epilog="Examples:\n\nedgepack bench out --threads 1 --output result.json\n\n"
+    "edgepack bench out --against other --on ssh://pi@raspberrypi.local\n\n"
+    "edgepack bench out --threads 1,2,4 --batch 1,8"
 )
 def bench(
     path: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle's folder or .tar.gz.")],
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="OTHER", help="Another bundle to time it beside.", show_default="the float original, where it is"
+        ),
+    ] = None,
     on: On = "local",
-    threads: Threads = None,
-    seconds: Seconds = 2.0,
+    threads: Annotated[
+        str | None, typer.Option(metavar="N[,N…]", help="Threads to run with.", show_default="as built")
+    ] = None,
+    batch: Annotated[str, typer.Option(metavar="N[,N…]", help="Samples a run.")] = "1",
+    input_shape: Annotated[
+        list[str] | None,
+        typer.Option("--input-shape", metavar="NAME=1x3x224x224", help="Another shape than the golden inputs have."),
+    ] = None,
+    concurrency: Annotated[int, typer.Option(help="Callers at the same time, each with a model of its own.")] = 1,
+    seconds: Annotated[float, typer.Option(help="How long each model runs, over all of its processes.")] = 5.0,
+    min_runs: Annotated[int, typer.Option(help="How often each model runs at least.")] = 50,
+    processes: Annotated[int, typer.Option(help="Processes of each model.")] = 10,
+    equivalence: Annotated[str, typer.Option(metavar="PERCENT", help="What counts as the same.")] = "2%",
+    accept_doubts: Annotated[
+        bool, typer.Option("--accept-doubts", help="Keep a measurement that is not valid, marked.")
+    ] = False,
+    fix_clocks: Annotated[
+        bool,
+        typer.Option("--fix-clocks", help="Governor performance meanwhile, where that is allowed; then as it was."),
+    ] = False,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the result there, as JSON.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Check a bundle, then time it: here beside its float original, or on a device."""
+    """Check a bundle, then time it turn by turn with its float original or another bundle, here or on a device."""
     from edgepack.benchmark import bench as run
 
     with _progress() as progress:
-        result = run(path, on=on, threads=threads, seconds=seconds, progress=progress)
-    _show(result, as_json, lambda: _render().bench_report(result))
+        result = run(
+            path,
+            against=against,
+            on=on,
+            threads=_integers("--threads", threads),
+            batch=_integers("--batch", batch) or 1,
+            input_shape=_shapes(input_shape),
+            concurrency=concurrency,
+            seconds=seconds,
+            min_runs=min_runs,
+            processes=processes,
+            equivalence=_share("--equivalence", equivalence),
+            accept_doubts=accept_doubts,
+            fix_clocks=fix_clocks,
+            output=output,
+            progress=progress,
+        )
+
+    def rendered() -> Any:
+        from edgepack.render_measurement import measurement
+
+        return measurement(result)
+
+    _show(result, as_json, rendered)
 
 
 @app.command(epilog="Examples:\n\nedgepack check out.tar.gz\n\nedgepack check out --on ssh://pi@raspberrypi.local")
@@ -480,6 +528,22 @@ def _states(texts: list[str] | None) -> dict[str, str]:
             raise UsageError(f"--state {text} is not understood", "write it as INPUT=OUTPUT, once for each input")
         states[name] = output
     return states
+
+
+def _integers(flag: str, text: str | None) -> list[int] | None:
+    """`1,2,4` as numbers."""
+    try:
+        return None if text is None else [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(f"{flag} {text} is not understood", f"write it as {flag} 1,2,4") from None
+
+
+def _share(flag: str, text: str) -> float:
+    """`2%` or `2` as 0.02."""
+    try:
+        return float(text.strip().removesuffix("%")) / 100
+    except ValueError:
+        raise UsageError(f"{flag} {text} is not understood", f"write it as {flag} 2%") from None
 
 
 def _show(data: object, as_json: bool, rendered: Callable[[], Any]) -> None:

@@ -177,6 +177,12 @@ class UnfitHost(EdgepackError):
     exit_code = 55
 
 
+class DoubtfulMeasurement(EdgepackError):
+    """The measurement is not valid: the board was throttled, short of power or emulated, or answered wrongly."""
+
+    exit_code = 56
+
+
 class OutputExists(EdgepackError):
     """The output path is taken."""
 

@@ -74,9 +74,10 @@ def link_only(names: tuple[str, ...], folder: Path) -> None:
 
 
 def harness(bundle: Path, *arguments: str, only: tuple[str, ...] | None = None) -> dict[str, Any]:
-    """Run `harness.py ARGUMENTS --json` and return what it printed.
+    """Run a bundle's `harness.py ARGUMENTS --json` and return what it printed.
 
     Args:
+        bundle: its folder, or this edgepack's own device code, which is told of a bundle by `--bundle`.
         only: the distributions that the process may see; None leaves it this interpreter's own.
 
     Raises:

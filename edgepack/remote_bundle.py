@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from edgepack import bundle, device, wheels
 from edgepack.candidate import Progress
-from edgepack.errors import HostError, RunFailed, UnfitHost
+from edgepack.errors import DoubtfulMeasurement, HostError, RunFailed, UnfitHost, writing
 from edgepack.hosts import Completed, connect
 from edgepack.local import error_from
 from edgepack.metric import harness as figures
@@ -23,7 +24,7 @@ _PYTHON = 'python=$(command -v "python$1" || command -v python3) || { echo "erro
 _UNPACK = (
     _PYTHON
     + """
-cd "$2" && rm -rf "$4" && "$python" - "$3" <<'END'
+mkdir -p "$2" && cd "$2" && rm -rf "$4" && "$python" - "$3" <<'END'
 import sys, tarfile
 with tarfile.open(sys.argv[1]) as tar:
     tar.extractall(".", **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
@@ -34,35 +35,81 @@ _HARNESS = _PYTHON + '\nfolder=$2; shift 2; export ORT_DISABLE_TELEMETRY=1; exec
 _UNPACKED = 4
 
 
-def harness(
-    folder: Path, manifest: bundle.Manifest, on: str, command: str, arguments: list[str], progress: Progress
-) -> dict[str, Any]:
-    """Upload the bundle in `folder` to the host `on`, install its wheels, and run its harness there.
+def check(folder: Path, manifest: bundle.Manifest, on: str, progress: Progress) -> dict[str, Any]:
+    """Upload the bundle in `folder` to the host `on`, install its wheels, and run its own harness's check there.
 
     Returns:
-        What the harness printed, with `host` and `emulated`; an emulated board's times are left out.
+        What the harness printed, with `host` and `emulated`.
 
     Raises:
         UnfitHost: before anything is copied, if the machine is not one the bundle runs on.
         HostError, HostLost, WriteFailed, and what the harness itself finds.
     """
     with _remote(on) as remote:
-        progress(f"looking at {on}", 0, 0)
-        problems = unfit(manifest, remote.facts(), _wheel_bytes(folder))
-        if problems:
-            raise UnfitHost(f"{on}: {problems[0][0]}", problems[0][1])
-        place = _deliver(remote, folder, manifest, progress)
-        if (folder / wheels.FOLDER).is_dir():
-            progress("installing there", 0, 0)
-            _job(remote, manifest, place, ["install"])
-        progress("checking there" if command == "check" else "checking and timing there", 0, 0)
-        if remote.transport.emulated and command == "bench":
-            # Emulated times say nothing of the device, so none are taken.
-            report = _job(remote, manifest, place, ["check"])
-            result = {**_header(manifest), "models": {}, "check": report}
-        else:
-            result = _job(remote, manifest, place, [command, *arguments])
+        place = _ready(remote, folder, manifest, progress)
+        progress("checking there", 0, 0)
+        result = _job(remote, manifest, place, ["check"])
         return {**result, "host": on, "emulated": remote.transport.emulated}
+
+
+def bench(
+    folders: Sequence[Path],
+    manifests: Sequence[bundle.Manifest],
+    on: str,
+    arguments: Sequence[list[str]],
+    progress: Progress,
+    *,
+    emulated_too: bool,
+) -> list[dict[str, Any]]:
+    """Upload one or two bundles to the host `on`, and time the first, beside the second, with this edgepack's harness.
+
+    Args:
+        arguments: a list of flags for each measurement.
+        emulated_too: time on an emulated board as well.
+
+    Returns:
+        The measurements, with `host` and `emulated`.
+
+    Raises:
+        DoubtfulMeasurement: the board is emulated.
+        UnfitHost, HostError, HostLost, WriteFailed, and what the harness itself finds.
+    """
+    with _remote(on) as remote:
+        places = [
+            _ready(remote, folder, manifest, progress, below)
+            for folder, manifest, below in zip(folders, manifests, ("", "/.against"), strict=False)
+        ]
+        emulated = remote.transport.emulated
+        if emulated and not emulated_too:
+            for place, manifest in zip(places, manifests, strict=True):
+                progress("checking there", 0, 0)
+                _job(remote, manifest, place, ["check"])
+            raise DoubtfulMeasurement(
+                f"{on} answers as it should, but it is emulated, and its times mean nothing",
+                "`edgepack check` is for that; --accept-doubts times it all the same",
+            )
+        kit = _kit(remote, manifests[0])
+        results = []
+        for index, flags in enumerate(arguments):
+            progress("checking and timing there", index, len(arguments))
+            against = ["--against", places[1]] if len(places) > 1 else []
+            command = ["bench", "--bundle", places[0], *against, "--accept-doubts", *flags]
+            results.append({**_job(remote, manifests[0], kit, command), "host": on, "emulated": emulated})
+        return results
+
+
+def _ready(remote: Remote, folder: Path, manifest: bundle.Manifest, progress: Progress, below: str = "") -> str:
+    """Copy a bundle there, if the machine is one it runs on, and install its wheels; returns its folder there."""
+    name = remote.transport.name
+    progress(f"looking at {name}", 0, 0)
+    problems = unfit(manifest, remote.facts(), _wheel_bytes(folder))
+    if problems:
+        raise UnfitHost(f"{name}: {problems[0][0]}", problems[0][1])
+    place = _deliver(remote, folder, manifest, progress, below)
+    if (folder / wheels.FOLDER).is_dir():
+        progress("installing there", 0, 0)
+        _job(remote, manifest, place, ["install"])
+    return place
 
 
 def unfit(manifest: Mapping[str, Any], facts: Mapping[str, Any], wheel_bytes: int) -> list[tuple[str, str]]:
@@ -139,21 +186,31 @@ def _remote(on: str) -> Iterator[Remote]:
         transport.close()
 
 
-def _deliver(remote: Remote, folder: Path, manifest: bundle.Manifest, progress: Progress) -> str:
+def _deliver(remote: Remote, folder: Path, manifest: bundle.Manifest, progress: Progress, below: str) -> str:
     """Copy the bundle there and unpack it; returns its folder there."""
     digest = figures().sha256(str(folder / figures().SUMS))[:12]
-    name = f"{re.sub(r'[^A-Za-z0-9._-]', '_', manifest['name'])}-{digest}"
-    archive = bundle.pack(folder)
-    try:
-        remote.put(archive, f"{name}.tar.gz", progress)
-    finally:
-        archive.unlink()
-    python = manifest["requires"]["python"]
-    arguments = [python, remote.root, f"{name}.tar.gz", folder.name]
+    name = f"{re.sub(r'[^A-Za-z0-9._-]', '_', manifest['name'])}-{digest}.tar.gz"
+    with writing(tempfile.gettempdir()), tempfile.TemporaryDirectory() as scratch:
+        remote.put(bundle.pack(folder, Path(scratch) / name), name, progress)
+    return _unpack(remote, manifest, name, below, folder.name)
+
+
+def _kit(remote: Remote, manifest: bundle.Manifest) -> str:
+    """Copy this edgepack's harness there; returns its folder there."""
+    with writing(tempfile.gettempdir()), tempfile.TemporaryDirectory() as scratch:
+        archive = bundle.device_code(Path(scratch) / "kit.tar.gz")
+        name = f"kit-{figures().sha256(str(archive))[:12]}.tar.gz"
+        remote.put(archive, name)
+    return _unpack(remote, manifest, name, "/.kit", "kit")
+
+
+def _unpack(remote: Remote, manifest: bundle.Manifest, archive: str, below: str, folder: str) -> str:
+    place = remote.root + below
+    arguments = [manifest["requires"]["python"], place, f"{remote.root}/{archive}", folder]
     done = remote.transport.run(_UNPACK, arguments, timeout=300)
     if done.returncode != 0:
         raise _failure(remote, done)
-    return f"{remote.root}/{folder.name}"
+    return f"{place}/{folder}"
 
 
 def _job(remote: Remote, manifest: bundle.Manifest, place: str, arguments: list[str]) -> dict[str, Any]:
@@ -175,15 +232,6 @@ def _failure(remote: Remote, done: Completed) -> Exception:
     if "No space left" in error.message:
         return HostError(f"{remote.transport.name}: no space left there", "free some space, or edgepack devices clean")
     return error
-
-
-def _header(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "format": figures().FORMAT,
-        "kind": "measurement",
-        "bundle": {key: manifest[key] for key in ("name", "version", "target", "precision", "device")},
-        "threads": manifest["threads"],
-    }
 
 
 def _wheel_bytes(folder: Path) -> int:

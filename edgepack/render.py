@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -124,49 +124,6 @@ def check_words(report: Mapping[str, Any]) -> str:
     kinds = {figures["kind"] for figures in report["outputs"].values()}
     how = "bit by bit" if kinds == {"exact"} else "within tolerance"
     return f"{report['samples']} golden samples answered as expected, {how}"
-
-
-def bench_report(result: Mapping[str, Any]) -> RenderableType:
-    """Percentiles of the bundle beside its float original."""
-    about, models = result["bundle"], result["models"]
-    threads = f"{result['threads']} thread{'s' if result['threads'] > 1 else ''}"
-    where = "this machine" if result.get("host", "local") == "local" else result["host"]
-    title = f"{about['name']}: {about['target']}, {about['precision']}, {threads}, on {where}"
-    if result.get("emulated"):
-        return Group(
-            _heading(title),
-            Text(check_words(result["check"])),
-            Text("! an emulated board: it shows that the bundle runs and answers, its times mean nothing", "yellow"),
-        )
-    table = Table()
-    table.add_column("")
-    parts = [part for part in ("baseline", "model") if part in models]
-    for part in parts:
-        table.add_column("float original" if part == "baseline" else "this bundle", justify="right")
-    rows: list[tuple[str, Callable[[Mapping[str, Any]], str]]] = [
-        ("p50", lambda m: ms(m["p50_ms"])),
-        ("p90", lambda m: ms(m["p90_ms"])),
-        ("p99", lambda m: ms(m["p99_ms"])),
-        ("mean", lambda m: ms(m["mean_ms"])),
-        ("throughput", lambda m: f"{m['throughput_per_s']:,.0f}/s"),
-        ("load", lambda m: ms(m["load_ms"])),
-        ("first inference", lambda m: ms(m["first_inference_ms"])),
-        ("peak memory", lambda m: mb(m["peak_memory_mb"])),
-        ("runs", lambda m: f"{m['count']:,}"),
-    ]
-    for label, words in rows:
-        table.add_row(label, *(words(models[part]) for part in parts))
-    lines: list[RenderableType] = [_heading(title), table]
-    if "ratio" in result:
-        ratio = result["ratio"]
-        how = f"median of {ratio['rounds']} rounds in turn, {ratio['processes']} processes each; 95 % interval"
-        lines.append(f"{speed_words(ratio)}: {how}")
-    if result.get("check"):
-        lines.append(Text(check_words(result["check"])))
-    environment = result["environment"]
-    machine = f"{environment['cpu'] or environment['machine']}, {environment['cores']} cores, {environment['system']}"
-    lines.append(Text(machine, style="dim"))
-    return Group(*lines)
 
 
 def inspection(found: Inspection) -> RenderableType:

@@ -68,7 +68,15 @@ class Trials:
             folder = self.scratch / f"bundle{len(self.there)}"
             folder.mkdir()
             make(replace(self.given, judge=None), form[0], folder, 0.1, self.progress, form[1])
-            result = bench(folder, on=host, seconds=self.seconds, progress=self.progress)
+            result = bench(
+                folder,
+                on=host,
+                seconds=self.seconds,
+                processes=5,
+                min_runs=10,
+                accept_doubts=True,
+                progress=self.progress,
+            )
             self.there[form] = float(result["models"]["model"]["p50_ms"])
         return self.there[form]
 

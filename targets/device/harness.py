@@ -4,7 +4,8 @@ Copied into every bundle beside manifest.json and runner.py. Python 3.8 or newer
 and the bundle's runtime, nothing else. Results go to stdout (as JSON with --json), everything else to stderr.
 
 Exit codes: 0 done, 2 usage, 22 an input cannot be read, 50 the bundle is incomplete or altered, 51 the model
-answers wrongly, 52 the runtime is missing or fails, 55 this machine is not what the bundle was built for, 61 no space.
+answers wrongly, 52 the runtime is missing or fails, 55 this machine is not what the bundle was built for, 56 a
+measurement that is not valid, 61 no space, 130 interrupted.
 """
 
 import os
@@ -19,8 +20,11 @@ import json  # noqa: E402
 import time  # noqa: E402
 
 try:
+    from edgepack_device.bench import add_bench_flags, measure, print_bench, refuse
     from edgepack_device.border import by_name, encoded, restored
-    from edgepack_device.figures import decibels, flat, ratio, relative_error, sqnr_db  # noqa: F401
+    from edgepack_device.clocks import keeper_main
+    from edgepack_device.estimates import ratio  # noqa: F401
+    from edgepack_device.figures import decibels, flat, relative_error, sqnr_db  # noqa: F401
     from edgepack_device.files import (  # noqa: F401
         FORMAT,
         SUMS,
@@ -36,7 +40,8 @@ try:
     from edgepack_device.golden_check import check
     from edgepack_device.machine import install, refuse_wrong_machine
     from edgepack_device.state import Stateful  # noqa: F401
-    from edgepack_device.timing import bench, worker_main
+    from edgepack_device.surroundings import sampler_main
+    from edgepack_device.worker import worker_main
 except ImportError as error:
     if __name__ != "__main__" or not (error.name or "").startswith("edgepack_device"):
         raise
@@ -61,9 +66,9 @@ def load(threads=None):
     return load_model(HERE, manifest, "model", threads or default_threads(manifest))[1]
 
 
-def use_library():
-    """What `install` unpacked comes first."""
-    library = os.path.join(HERE, "lib")
+def use_library(folder=HERE):
+    """What `install` unpacked into a bundle comes first."""
+    library = os.path.join(folder, "lib")
     if os.path.isdir(library) and library not in sys.path:
         sys.path.insert(0, library)
 
@@ -167,30 +172,6 @@ def print_check(report):
         print("  %s: %s" % (name, words))
 
 
-def print_bench(result):
-    print("%s %s, %d threads" % (result["bundle"]["target"], result["bundle"]["precision"], result["threads"]))
-    for part, title in (("model", "this bundle"), ("baseline", "float original")):
-        if part in result["models"]:
-            m = result["models"][part]
-            print(
-                "  %-14s p50 %.3f  p90 %.3f  p99 %.3f  mean %.3f ms, %.0f/s, load %.0f ms, peak %.0f MB, %d runs"
-                % (
-                    title,
-                    m["p50_ms"],
-                    m["p90_ms"],
-                    m["p99_ms"],
-                    m["mean_ms"],
-                    m["throughput_per_s"],
-                    m["load_ms"],
-                    m["peak_memory_mb"],
-                    m["count"],
-                )
-            )
-    if "ratio" in result:
-        r = result["ratio"]
-        print("  %.2f times as fast (95 %% interval %.2f to %.2f)" % (r["median"], r["low"], r["high"]))
-
-
 def print_run(results):
     for entry in results:
         print("%s (%.1f ms)" % (entry["input"], entry["ms"]))
@@ -218,32 +199,33 @@ def parser():
         command.add_argument("--threads", type=int, help="threads (default: as built)")
         # Where it was built, a bundle runs whatever board it is for.
         command.add_argument("--build-machine", action="store_true", help=argparse.SUPPRESS)
+        if name == "check":
+            command.add_argument("--bundle", default=HERE, help=argparse.SUPPRESS)
         if name == "bench":
-            command.add_argument("--seconds", type=float, default=2.0, help="time for each model (default 2)")
-            command.add_argument("--alone", action="store_true", help="without the float original")
-            command.add_argument("--unchecked", action="store_true", help=argparse.SUPPRESS)
+            add_bench_flags(command, HERE)
         if name == "run":
             command.add_argument("inputs", nargs="+", metavar="INPUT")
             command.add_argument("--out", help="write the outputs to this .npz file")
-    worker = commands.add_parser("_worker")
-    worker.add_argument("part")
-    worker.add_argument("threads", type=int)
+    for name, names in (("_worker", ["job"]), ("_sample", ["root", "own"]), ("_clocks", ["root"])):
+        inner = commands.add_parser(name)
+        for argument in names:
+            inner.add_argument(argument)
     return parse
 
 
 def execute(arguments):
+    code = 0
     if arguments.command == "install":
         report = install(HERE)
         printer = print_install
     elif arguments.command == "check":
-        report = check(HERE, arguments.threads, arguments.build_machine)
+        report = check(arguments.bundle, arguments.threads, arguments.build_machine)
         printer = print_check
     elif arguments.command == "bench":
-        checked = None if arguments.unchecked else check(HERE, arguments.threads, arguments.build_machine)
-        parts = ("model",) if arguments.alone else ("model", "baseline")
-        report = bench(HERE, arguments.threads, arguments.seconds, parts)
-        report["check"] = checked
+        report = measure(arguments)
         printer = print_bench
+        if not report["valid"] and not arguments.accept_doubts:
+            code = refuse(report)
     else:
         report = run(HERE, arguments.inputs, arguments.out, arguments.threads, arguments.build_machine)
         printer = print_run
@@ -252,7 +234,7 @@ def execute(arguments):
         sys.stdout.write("\n")
     else:
         printer(report)
-    return 0
+    return code
 
 
 def main():
@@ -261,9 +243,14 @@ def main():
         parser().print_help()
         return 2
     sys.dont_write_bytecode = True
-    use_library()
+    job = json.loads(arguments.job) if arguments.command == "_worker" else {}
+    use_library(job.get("folder") or getattr(arguments, "bundle", HERE))
     if arguments.command == "_worker":
-        return worker_main(HERE, arguments.part, arguments.threads)
+        return worker_main(job)
+    if arguments.command == "_sample":
+        return sampler_main(arguments.root, int(arguments.own))
+    if arguments.command == "_clocks":
+        return keeper_main(arguments.root)
     try:
         return execute(arguments)
     except HarnessError as error:
@@ -274,6 +261,9 @@ def main():
         if error.hint:
             sys.stderr.write("hint: %s\n" % error.hint)
         return error.code
+    except KeyboardInterrupt:
+        sys.stderr.write("error: interrupted\nhint: nothing was written\n")
+        return 130
     except ImportError as error:
         sys.stderr.write("error: %s\nhint: python3 -m pip install -r requirements.txt\n" % error)
         return 52

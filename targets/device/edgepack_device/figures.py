@@ -1,7 +1,6 @@
-"""Figures: how far answers are apart, and how long they took. Python 3.8."""
+"""Figures: how far answers are apart. Python 3.8."""
 
 import math
-import statistics
 
 # Two equal arrays have no error; a decibel figure needs a number all the same.
 EXACT_DB = 200.0
@@ -42,52 +41,3 @@ def flat(arrays):
     import numpy as np
 
     return np.concatenate([np.asarray(array).reshape(-1) for array in arrays])
-
-
-def summary(milliseconds):
-    """Percentiles of latencies in milliseconds."""
-    import numpy as np
-
-    p50, p90, p99 = np.percentile(milliseconds, [50, 90, 99])
-    return {
-        "count": len(milliseconds),
-        "mean_ms": float(np.mean(milliseconds)),
-        "p50_ms": float(p50),
-        "p90_ms": float(p90),
-        "p99_ms": float(p99),
-        "min_ms": float(np.min(milliseconds)),
-        "max_ms": float(np.max(milliseconds)),
-        "throughput_per_s": 1000.0 / float(np.mean(milliseconds)),
-    }
-
-
-def ratio(baseline, model, seed=0):
-    """How many times faster the model is, with a 95 % interval.
-
-    Both ran in each round, one right after the other, so that what slows the machine slows both; the figure is the
-    median over rounds of the ratio of medians. A process has its own luck with memory and caches, so the interval
-    is a percentile bootstrap over pairs of processes, then over their rounds (Efron and Tibshirani, An Introduction
-    to the Bootstrap, 1993; Kalibera and Jones, Rigorous Benchmarking in Reasonable Time, 2013).
-
-    Args:
-        baseline, model: [process][round][run] in milliseconds.
-    """
-    import numpy as np
-
-    pairs = [
-        np.array([statistics.median(b) / statistics.median(m) for b, m in zip(before, after)])
-        for before, after in zip(baseline, model)
-    ]
-    random = np.random.default_rng(seed)
-    medians = []
-    for _ in range(1000):
-        picked = [pairs[index] for index in random.integers(0, len(pairs), len(pairs))]
-        medians.append(np.median(np.concatenate([random.choice(rounds, len(rounds)) for rounds in picked])))
-    low, high = np.percentile(medians, [2.5, 97.5])
-    return {
-        "median": float(np.median(np.concatenate(pairs))),
-        "low": float(low),
-        "high": float(high),
-        "rounds": sum(len(rounds) for rounds in pairs),
-        "processes": len(pairs),
-    }

@@ -6,7 +6,7 @@ import shutil
 import sys
 import zipfile
 
-from edgepack_device.files import HarnessError, default_threads, read_manifest, verify_files
+from edgepack_device.files import HarnessError, read_manifest, verify_files
 
 
 def refuse_wrong_machine(manifest):
@@ -123,26 +123,3 @@ def peak_memory_mb():
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024.0 if sys.platform != "darwin" else 2.0**20)
-
-
-def environment():
-    """The machine, as far as it says."""
-    import numpy as np
-
-    model = ""
-    try:
-        with open("/proc/cpuinfo") as file:
-            for line in file:
-                if line.lower().startswith(("model name", "hardware")):
-                    model = line.split(":", 1)[1].strip()
-                    break
-    except OSError:
-        pass
-    return {
-        "machine": platform.machine(),
-        "cpu": model,
-        "cores": default_threads({}),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-    }

@@ -1,54 +1,102 @@
-"""Timing: the model and the float original turn by turn, each in processes of its own. Python 3.8."""
+"""Timing: a bundle turn by turn with what it is compared to, each in processes of its own. Python 3.8."""
 
 import json
 import os
+import signal
 import statistics
 import subprocess
-import sys
+import tempfile
 import time
+from contextlib import contextmanager
 
-from edgepack_device.border import by_name, restored
-from edgepack_device.figures import ratio, summary
-from edgepack_device.files import (
-    FORMAT,
-    HarnessError,
-    default_threads,
-    first_line,
-    golden,
-    load_model,
-    read_manifest,
-    sha256,
-)
-from edgepack_device.machine import environment, peak_memory_mb
+from edgepack_device.clocks import FixedClocks
+from edgepack_device.doubts import INVALID, find
+from edgepack_device.energy import Energy
+from edgepack_device.estimates import ratio, summary, typical
+from edgepack_device.files import HarnessError, read_manifest, sha256
+from edgepack_device.surroundings import Surroundings
+from edgepack_device.worker import Worker, command
 
-# Pairs of processes that a measurement is spread over.
-PROCESSES = 3
+KIND, FORMAT = "measurement", 2
+# What a turn takes at least: a few runs of a small model, and short beside what else happens on the machine.
+TURN_S = 0.02
+# A process warms up no longer than it measures, between these.
+WARM_UP_S = (0.3, 2.0)
 
 
-def bench(folder, threads=None, seconds=2.0, parts=("model", "baseline")):
-    """Time the model, and the float original where it is here, turn by turn, in several processes each."""
-    manifest = read_manifest(folder)
-    threads = threads or default_threads(manifest)
-    parts = [part for part in parts if part_is_here(folder, manifest, part)]
-    if "baseline" in parts:
-        verify_baseline(folder, manifest["baseline"])
-    load_before = os.getloadavg() if hasattr(os, "getloadavg") else None
-    processes = {part: [] for part in parts}
-    for _ in range(PROCESSES):
-        for part, facts in time_pair(folder, parts, threads, seconds / PROCESSES).items():
-            processes[part].append(facts)
+def bench(folder, settings, against=None, alone=False, root="/", fix_clocks=False, check=None, against_check=None):
+    """Time a bundle: a measurement (docs/measurement.md).
+
+    Args:
+        settings: all of docs/measurement.md's `settings`.
+        against: another bundle's folder to compare with; the float original, where it is here, if not given.
+        alone: compare with nothing.
+        root: where /sys, /proc and the board's programs are read.
+        check, against_check: what the golden checks found.
+    """
+    started, began = time.gmtime(), time.monotonic()
+    parts = subjects(folder, against, alone)
+    machine = Surroundings(root)
+    about = machine.about()
+    with clocks_fixed(fix_clocks, root) as clocks:
+        if clocks is not None:
+            about["clocks"] = clocks
+        about["before"] = machine.sample()
+        with sampled(root) as during:
+            processes, versions = in_turns(parts, settings, Energy(machine))
+        about["during"] = during
+        about["after"] = machine.sample()
     result = {
+        "kind": KIND,
         "format": FORMAT,
-        "kind": "measurement",
-        "bundle": {key: manifest[key] for key in ("name", "version", "target", "precision", "device")},
-        "threads": threads,
-        "environment": dict(environment(), load_average_before=load_before),
-        "models": {part: dict(summary_of(processes[part]), processes=processes[part]) for part in parts},
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", started),
+        "took_s": time.monotonic() - began,
+        "bundle": parts["model"]["bundle"],
+        "threads": settings["threads"],
+        "settings": settings,
+        "models": {
+            part: dict(
+                figures_of(processes[part], settings),
+                bundle=parts[part]["bundle"],
+                versions=versions[part],
+                processes=processes[part],
+            )
+            for part in parts
+        },
+        "environment": about,
+        "check": check,
     }
-    if "baseline" in parts:
-        rounds = {part: [facts["rounds_ms"] for facts in processes[part]] for part in parts}
-        result["ratio"] = ratio(rounds["baseline"], rounds["model"])
+    if against_check is not None:
+        result["against_check"] = against_check
+    for other in parts:
+        if other != "model":
+            rounds = [[facts["rounds_ms"] for facts in processes[part]] for part in (other, "model")]
+            result["ratio"] = dict(ratio(rounds[0], rounds[1], settings["equivalence"]), to=other)
+    result["doubts"] = find(result)
+    result["valid"] = all(doubt["severity"] != INVALID for doubt in result["doubts"])
     return result
+
+
+def subjects(folder, against, alone):
+    """What is timed, by part: its folder, the manifest's entry, and the bundle it is of."""
+    manifest = read_manifest(folder)
+    parts = {"model": {"folder": folder, "entry": "model", "bundle": about_bundle(manifest)}}
+    if against:
+        parts["against"] = {"folder": against, "entry": "model", "bundle": about_bundle(read_manifest(against))}
+    elif not alone and part_is_here(folder, manifest, "baseline"):
+        verify_baseline(folder, manifest["baseline"])
+        bundle = dict(about_bundle(manifest), precision="original")
+        parts["baseline"] = {"folder": folder, "entry": "baseline", "bundle": bundle}
+    return parts
+
+
+def about_bundle(manifest):
+    return {key: manifest[key] for key in ("name", "version", "target", "precision", "device")}
+
+
+def part_is_here(folder, manifest, part):
+    entry = manifest.get(part)
+    return bool(entry and entry.get("file") and os.path.isfile(os.path.join(folder, *entry["file"].split("/"))))
 
 
 def verify_baseline(folder, entry):
@@ -57,145 +105,116 @@ def verify_baseline(folder, entry):
         raise HarnessError(50, "%s has been altered or damaged" % entry["file"], "copy or build the bundle again")
 
 
-def time_pair(folder, parts, threads, seconds):
-    """One process a part, taking turns; facts of each with its rounds."""
+@contextmanager
+def clocks_fixed(wanted, root):
+    if not wanted:
+        yield None
+        return
+    with FixedClocks(command("_clocks", root)) as clocks:
+        yield clocks.report
+
+
+@contextmanager
+def sampled(root):
+    """A list that holds, when the block is left, what another process saw of the machine about once a second."""
+    samples = []
+    with tempfile.TemporaryFile() as file:
+        process = subprocess.Popen(
+            command("_sample", root, str(os.getpid())), stdin=subprocess.PIPE, stdout=file, stderr=subprocess.DEVNULL
+        )
+        try:
+            yield samples
+        finally:
+            process.stdin.close()
+            process.wait()
+        file.seek(0)
+        samples += [json.loads(line.decode()) for line in file.read().splitlines()]
+
+
+def in_turns(parts, settings, energy):
+    """Pairs of processes, one after the other: facts of each by part, and versions by part."""
+    processes, versions = {part: [] for part in parts}, {}
+    # A plain kill should stop the workers, and put back what was set, as Ctrl-C does.
+    with interruptible():
+        for _ in range(settings["processes"]):
+            for part, worker in time_pair(parts, settings, energy).items():
+                processes[part].append(worker.facts)
+                versions[part] = worker.versions
+    return processes, versions
+
+
+@contextmanager
+def interruptible():
+    try:
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    except ValueError:  # not in the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def time_pair(parts, settings, energy):
+    """One process a part, taking turns; the stopped workers with their facts."""
+    share = settings["seconds"] / settings["processes"]
+    fewest = -(-settings["min_runs"] // settings["processes"])
+    shared = {key: settings[key] for key in ("threads", "batch", "concurrency")}
     workers = {}
     try:
-        for part in parts:
-            workers[part] = Worker(folder, part, threads)
+        for part, subject in parts.items():
+            job = dict(shared, folder=subject["folder"], entry=subject["entry"], shapes=settings["input_shapes"])
+            workers[part] = Worker(part, job)
         for worker in workers.values():
-            worker.warm_up(min(0.5, seconds))
-        rounds = take_turns(workers, seconds)
+            worker.load()
+        for worker in workers.values():
+            worker.warm_up(min(max(WARM_UP_S[0], share), WARM_UP_S[1]))
+        take_turns(workers, share, fewest, energy)
+    except BaseException:
+        for worker in workers.values():
+            worker.process.kill()  # it may be in the middle of a run
+        raise
     finally:
         for worker in workers.values():
             worker.stop()
-    return {part: dict(worker.facts, rounds_ms=rounds[part]) for part, worker in workers.items()}
+    return workers
 
 
-def summary_of(processes):
-    """Percentiles over all runs of all processes, and the median process's load, first run and memory."""
+def take_turns(workers, seconds, fewest, energy):
+    """Rounds in which every worker runs for a moment, in alternating order, until each had its seconds and runs."""
+    turn = max(TURN_S, seconds / 20)
+    for worker in workers.values():
+        worker.facts.update(rounds_ms=[], rounds_s=[])
+    index = 0
+    while index % 2 or not all(enough(worker.facts, seconds, fewest) for worker in workers.values()):
+        for worker in list(workers.values())[:: 1 if index % 2 == 0 else -1]:
+            start = energy.read()
+            times, took = worker.run(turn)
+            joules = energy.since(start)
+            worker.facts["rounds_ms"].append(times)
+            worker.facts["rounds_s"].append(round(took, 6))
+            if joules is not None:
+                worker.facts.setdefault("rounds_j", []).append(round(joules, 6))
+        index += 1
+
+
+def enough(facts, seconds, fewest):
+    # A turn ends with the run that exceeds it, so the sum may fall short by rounding alone.
+    return sum(facts["rounds_s"]) >= 0.999 * seconds and sum(map(len, facts["rounds_ms"])) >= fewest
+
+
+def figures_of(processes, settings):
+    """Percentiles over all runs of all processes, the typical process's median, and what a process costs."""
     runs = [run for facts in processes for turn in facts["rounds_ms"] for run in turn]
     figures = summary(runs)
+    middle, low, high = typical([facts["rounds_ms"] for facts in processes])
+    figures.update(median_ms=middle, median_low_ms=low, median_high_ms=high)
+    took = sum(second for facts in processes for second in facts["rounds_s"])
+    figures["throughput_per_s"] = settings["batch"] * len(runs) / took
     for key in ("load_ms", "first_inference_ms", "peak_memory_mb"):
-        figures[key] = statistics.median(facts[key] for facts in processes)
+        known = [facts[key] for facts in processes if key in facts]
+        figures[key] = statistics.median(known) if known else None
+    joules = [joule for facts in processes for joule in facts.get("rounds_j", [])]
+    figures["joules"] = sum(joules) / len(runs) / settings["batch"] if joules else None
     return figures
-
-
-def part_is_here(folder, manifest, part):
-    entry = manifest.get(part)
-    return bool(entry and entry.get("file") and os.path.isfile(os.path.join(folder, *entry["file"].split("/"))))
-
-
-def take_turns(workers, seconds):
-    """Rounds in which every worker runs for a moment, in alternating order, until each had `seconds`."""
-    slowest = max(worker.typical_ms for worker in workers.values()) / 1000
-    turn = max(0.02, seconds / 20, 2 * slowest)
-    rounds = {part: [] for part in workers}
-    for index in range(max(4, int(round(seconds / turn)))):
-        order = list(workers) if index % 2 == 0 else list(reversed(list(workers)))
-        for part in order:
-            rounds[part].append(workers[part].run(turn))
-    return rounds
-
-
-class Worker(object):
-    """A process that holds one loaded model and times it on command."""
-
-    def __init__(self, folder, part, threads):
-        command = [sys.executable]
-        # Without site-packages of its own choosing: the worker sees exactly what this process sees.
-        if sys.flags.no_site:
-            command += ["-S", "-s"]
-        command += [os.path.join(folder, "harness.py"), "_worker", part, str(threads)]
-        self.part = part
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        self.facts = self.answer()
-        self.typical_ms = self.facts["first_inference_ms"]
-
-    def answer(self):
-        line = self.process.stdout.readline()
-        if not line:
-            raise HarnessError(
-                52,
-                "the process that times %s died (exit code %s)" % (self.part, self.process.wait()),
-                "is there memory enough? `harness.py check` runs it once",
-            )
-        answer = json.loads(line.decode())
-        if "error" in answer:
-            raise HarnessError(answer["code"], answer["error"], answer.get("hint", ""))
-        return answer
-
-    def ask(self, **command):
-        self.process.stdin.write(json.dumps(command).encode() + b"\n")
-        self.process.stdin.flush()
-        return self.answer()
-
-    def run(self, seconds):
-        return self.ask(seconds=seconds)["ms"]
-
-    def warm_up(self, at_most):
-        """Run until two windows in a row agree within 5 %, or the time is up."""
-        last, spent = None, 0.0
-        while spent < at_most:
-            window = self.run(max(0.05, at_most / 10))
-            spent += sum(window) / 1000
-            self.typical_ms = statistics.median(window)
-            if last and abs(self.typical_ms - last) < 0.05 * last:
-                return
-            last = self.typical_ms
-
-    def stop(self):
-        try:
-            answer = self.ask(stop=True)
-            self.facts["peak_memory_mb"] = answer["peak_memory_mb"]
-        except (OSError, HarnessError, ValueError, KeyError):
-            self.process.kill()
-        self.process.stdin.close()
-        self.process.wait()
-        self.process.stdout.close()
-
-
-def worker_main(folder, part, threads):
-    # The runtime may print to stdout from native code; the protocol keeps a copy of its own.
-    channel = os.fdopen(os.dup(1), "wb", 0)
-    os.dup2(2, 1)
-
-    def say(**message):
-        channel.write(json.dumps(message).encode() + b"\n")
-
-    try:
-        manifest = read_manifest(folder)
-        samples = golden(folder, "inputs")
-        if part == "baseline":  # which takes real numbers
-            entries = by_name(manifest["inputs"])
-            samples = [{name: restored(entries[name], array) for name, array in feed.items()} for feed in samples]
-        start = time.perf_counter()
-        _, model = load_model(folder, manifest, part, threads)
-        loaded = time.perf_counter()
-        model(samples[0])
-        first = time.perf_counter()
-        say(load_ms=(loaded - start) * 1000, first_inference_ms=(first - loaded) * 1000)
-        turn = 0
-        for line in sys.stdin:
-            command = json.loads(line)
-            if command.get("stop"):
-                say(peak_memory_mb=peak_memory_mb())
-                return 0
-            end = time.perf_counter() + command["seconds"]
-            times = []
-            now = time.perf_counter()
-            while now < end or not times:
-                feed = samples[turn % len(samples)]
-                if manifest.get("state") and turn % len(samples) == 0:
-                    model.reset()
-                turn += 1
-                before = time.perf_counter()
-                model(feed)
-                now = time.perf_counter()
-                times.append((now - before) * 1000)
-            say(ms=times)
-    except HarnessError as error:
-        say(code=error.code, error=error.message, hint=error.hint)
-    except Exception as error:
-        say(code=52, error="%s: %s" % (type(error).__name__, first_line(error)))
-    return 0
