@@ -125,7 +125,7 @@ def drift(processes):
     """Log of how much longer runs take late than early, over all of the measurement; 0.0 unless it is beyond chance.
 
     Within processes: each one's last quarter of rounds against its first, by Student's t over the processes. Between
-    them: the slope of their medians over their order. Each is held against a chance of 1 in 400.
+    them: the slope of their medians over their order. Each is held against a chance of 1 in 100.
 
     Args:
         processes: [process][round][run], in the order of time.
@@ -142,7 +142,7 @@ def drift(processes):
     return max(found, key=abs)
 
 
-_CHANCE = 1 - 1 / 800.0
+_CHANCE = 0.995
 
 
 def _beyond_chance(values):

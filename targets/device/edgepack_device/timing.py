@@ -38,7 +38,8 @@ def bench(folder, settings, against=None, alone=False, root="/", fix_clocks=Fals
     parts = subjects(folder, against, alone)
     machine = Surroundings(root)
     about = machine.about()
-    with clocks_fixed(fix_clocks, root) as clocks:
+    # A plain kill should stop the workers, and put back what was set, as Ctrl-C does.
+    with interruptible(), clocks_fixed(fix_clocks, root) as clocks:
         if clocks is not None:
             about["clocks"] = clocks
         about["before"] = machine.sample()
@@ -134,12 +135,10 @@ def sampled(root):
 def in_turns(parts, settings, energy):
     """Pairs of processes, one after the other: facts of each by part, and versions by part."""
     processes, versions = {part: [] for part in parts}, {}
-    # A plain kill should stop the workers, and put back what was set, as Ctrl-C does.
-    with interruptible():
-        for _ in range(settings["processes"]):
-            for part, worker in time_pair(parts, settings, energy).items():
-                processes[part].append(worker.facts)
-                versions[part] = worker.versions
+    for _ in range(settings["processes"]):
+        for part, worker in time_pair(parts, settings, energy).items():
+            processes[part].append(worker.facts)
+            versions[part] = worker.versions
     return processes, versions
 
 
