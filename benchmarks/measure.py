@@ -87,6 +87,8 @@ def net(blocks: int) -> onnx.ModelProto:
 
 def bundle_of(blocks: int, folder: Path, target: str) -> Path:
     name = f"{target}{blocks}"
+    if (folder / name).is_dir():
+        return folder / name
     onnx.save(net(blocks), folder / f"{name}.onnx")
     built = edgepack.build(
         folder / f"{name}.onnx", folder / name, target=target, precision="fp32", threads=1, seconds=0.2, name="net"

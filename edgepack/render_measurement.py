@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from rich import box
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
@@ -62,25 +63,20 @@ def _sweep(result: Measurement) -> RenderableType:
     measured = each(result)
     first = measured[0]
     other = next((part for part in _parts(first) if part != "model"), None)
-    table = Table("threads", "batch", "median", "95 % interval", "p99", "throughput", "peak memory")
+    headings = ["threads", "batch", "median", "samples/s"]
+    headings += (
+        ["p99", "peak memory"] if other is None else [escape(_name(other, first["models"])), "times as fast", ""]
+    )
+    table = Table(*headings, box=box.SIMPLE_HEAD)
     for column in table.columns:
-        column.justify = "right"
-    if other:
-        table.add_column(escape(_name(other, first["models"])), justify="right", overflow="fold")
-        table.add_column("times as fast", no_wrap=True)
-        table.add_column("verdict")
+        column.justify, column.no_wrap = "right", column.header == "times as fast"
     for one in measured:
         model, settings = one["models"]["model"], one["settings"]
-        cells = [
-            str(settings["threads"]),
-            str(settings["batch"]),
-            ms(model["median_ms"]),
-            f"{_digits(model['median_low_ms'])} – {_digits(model['median_high_ms'])}",
-            ms(model["p99_ms"]),
-            f"{model['throughput_per_s']:,.4g}/s",
-            mb(model["peak_memory_mb"]),
-        ]
-        if other:
+        cells = [str(settings["threads"]), str(settings["batch"]), ms(model["median_ms"])]
+        cells.append(f"{model['throughput_per_s']:,.4g}")
+        if other is None:
+            cells += [ms(model["p99_ms"]), "" if model["peak_memory_mb"] is None else mb(model["peak_memory_mb"])]
+        else:
             ratio = one["ratio"]
             cells += [ms(one["models"][other]["median_ms"]), _interval(ratio), _coloured(ratio["verdict"])]
         table.add_row(*cells)

@@ -255,7 +255,7 @@ def test_json_of_a_build(folder: Path, tmp_path: Path, cli: Run) -> None:
 
 
 def test_json_of_a_measurement(bundle: Path, cli: Run) -> None:
-    outcome = cli("bench", bundle, "--seconds", "0.05", "--json", env=plain())
+    outcome = cli("bench", bundle, "--seconds", "0.05", "--processes", "2", "--json", env=plain())
     assert (outcome.returncode, outcome.stderr) == (0, "")
     measured = only_json(outcome.stdout)
     assert set(measured["models"]) == {"model", "baseline"}

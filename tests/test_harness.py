@@ -68,7 +68,7 @@ def test_the_process_sees_nothing_but_the_pins(unpacked: Path, device: Harness) 
 
 
 def test_bench_times_the_bundle_alone_where_the_original_is_not(unpacked: Path, device: Harness) -> None:
-    done = device(unpacked, "bench", "--seconds", 0.3, "--threads", 1, "--json")
+    done = device(unpacked, "bench", "--seconds", 0.3, "--processes", 3, "--threads", 1, "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert set(result["models"]) == {"model"} and "ratio" not in result
@@ -76,14 +76,14 @@ def test_bench_times_the_bundle_alone_where_the_original_is_not(unpacked: Path, 
     runs = [run for process in figures["processes"] for turn in process["rounds_ms"] for run in turn]
     assert figures["count"] == len(runs)
     assert figures["p50_ms"] == pytest.approx(np.percentile(runs, 50))
-    assert figures["p90_ms"] <= figures["p99_ms"] <= figures["max_ms"]
+    assert figures["p90_ms"] <= figures["p95_ms"] <= figures["p99_ms"] <= figures["max_ms"]
     assert figures["load_ms"] > 0 and figures["peak_memory_mb"] > 10
     assert result["threads"] == 1 and result["check"]["ok"]
 
 
 def test_bench_in_words(unpacked: Path, device: Harness) -> None:
-    done = device(unpacked, "bench", "--seconds", 0.2)
-    assert done.returncode == 0 and "p50" in done.stdout and "this bundle" in done.stdout
+    done = device(unpacked, "bench", "--seconds", 0.2, "--processes", 2)
+    assert done.returncode == 0 and "median" in done.stdout and "this bundle" in done.stdout
 
 
 def test_run_on_an_image_names_the_class(unpacked: Path, device: Harness, tmp_path: Path) -> None:
@@ -158,17 +158,7 @@ def test_the_ratio_of_a_model_to_itself_is_one() -> None:
     random = np.random.default_rng(0)
     rounds = [[list(random.lognormal(0, 0.2, 30)) for _ in range(10)] for _ in range(3)]
     same = harness().ratio(rounds, rounds)
-    assert same["median"] == 1.0 and same["low"] == same["high"] == 1.0
-
-
-def test_the_ratio_finds_a_true_difference_and_its_interval_holds_it() -> None:
-    random = np.random.default_rng(1)
-
-    def rounds(scale: float) -> list[list[list[float]]]:
-        return [[list(scale * random.lognormal(0, 0.1, 30)) for _ in range(10)] for _ in range(3)]
-
-    found = harness().ratio(rounds(2.0), rounds(1.0))
-    assert found["low"] < 2.0 < found["high"] and found["low"] > 1.8 and found["high"] < 2.2
+    assert same["median"] == same["low"] == same["high"] == 1.0 and same["verdict"] == "same"
 
 
 def reseal(folder: Path) -> None:

@@ -107,7 +107,9 @@ def test_preflight_knows_cpus_that_saturate() -> None:
 @pytest.mark.slow
 def test_bench_over_ssh_and_nothing_left(for_this_machine: pipeline.Build, tmp_path: Path) -> None:
     with loopback(tmp_path) as board:
-        result = edgepack.bench(for_this_machine.bundle, on=board.url, threads=1, seconds=0.3)
+        archive = for_this_machine.archive.read_bytes()
+        result = edgepack.bench(for_this_machine.bundle, on=board.url, threads=1, seconds=0.3, processes=2)
+        assert for_this_machine.archive.read_bytes() == archive  # what lies beside the bundle stays
         assert result["host"] == board.url and result["emulated"] is False
         assert result["models"]["model"]["count"] > 10 and result["check"]["ok"]
         assert result["models"]["model"]["p50_ms"] > 0
@@ -147,10 +149,12 @@ def test_to_an_arm_board_without_network(for_a_pi: pipeline.Build, tmp_path: Pat
     (tmp_path / "board").mkdir()
     with arm_behind_ssh(tmp_path / "board") as (board, _):
         began = time.monotonic()
-        result = edgepack.bench(for_a_pi.bundle, on=board.url, threads=1, seconds=0.3)
+        result = edgepack.bench(for_a_pi.bundle, on=board.url, threads=1, seconds=0.3, processes=2, accept_doubts=True)
         took = time.monotonic() - began
     print(f"upload, install, check, bench and fetch took {took:.1f} s")
     assert result["environment"]["machine"] == "aarch64"
+    # Nobody said so, but this machine's clock shows through.
+    assert not result["valid"] and result["doubts"][0]["name"] == "emulated"
     logits = result["check"]["outputs"]["logits"]
     assert logits.get("expected_sqnr_db", 200.0) == 200.0  # no bit differs
     assert result["models"]["model"]["count"] > 0
@@ -176,11 +180,29 @@ def test_an_old_intel_answers_to_the_bit_with_seven_bits(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_emulated_times_are_not_printed(for_a_pi: pipeline.Build, cli: Run) -> None:
+def test_emulated_times_are_refused_or_marked(for_a_pi: pipeline.Build, cli: Run) -> None:
     emulated("cortex-a72").close()
-    done = cli("bench", for_a_pi.bundle, "--on", "qemu:cortex-a72")
-    assert done.returncode == 0, done.stderr
-    assert "emulated" in done.stdout and " ms" not in done.stdout and "p50" not in done.stdout
+    flags = ["--on", "qemu:cortex-a72", "--seconds", 0.2, "--processes", 1, "--min-runs", 2]
+    done = cli("bench", for_a_pi.bundle, *flags)
+    assert done.returncode == 56 and "emulated" in done.stderr and not done.stdout
+    kept = cli("bench", for_a_pi.bundle, *flags, "--accept-doubts")
+    assert kept.returncode == 0, kept.stderr
+    assert "NOT VALID: the board is emulated" in kept.stdout
+
+
+@pytest.mark.slow
+def test_two_bundles_on_a_device(for_this_machine: pipeline.Build, tmp_path: Path) -> None:
+    """Both folders are called `out`; each gets a place of its own there."""
+    other = demo_for("host", tmp_path / "other", wheels=True)
+    with loopback(tmp_path) as board:
+        result = edgepack.bench(
+            for_this_machine.bundle, against=other.bundle, on=board.url, threads=[1, 2], seconds=0.3, processes=2
+        )
+        assert [one["settings"]["threads"] for one in result["measurements"]] == [1, 2]
+        for one in result["measurements"]:
+            assert (
+                set(one["models"]) == {"model", "against"} and one["against_check"]["ok"] and one["host"] == board.url
+            )
 
 
 # --- old Pythons, old runtimes --------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ with memory, caches and clocks, so a thousand runs of one process are one observ
 (Kalibera and Jones, Rigorous Benchmarking in Reasonable Time, ISMM 2013). Each process gives one figure, and the
 interval comes from the spread of these figures; whatever correlation there is within a process is then in it.
 A percentile bootstrap over so few processes covers too little (Efron and Tibshirani, An Introduction to the
-Bootstrap, 1993, ch. 13), hence order statistics, or Student's t below six; benchmarks/coverage.py holds them all
+Bootstrap, 1993, ch. 13), hence order statistics, or Student's t below six; benchmarks/intervals.py holds them all
 against simulated samples whose truth is known.
 """
 

@@ -1,6 +1,6 @@
 """How often the 95 % intervals of `edgepack bench` hold the truth, on simulated latencies whose truth is known.
 
-    python benchmarks/coverage.py [--trials 2000] [--processes 10,5,3] [--json FILE]
+    python benchmarks/intervals.py [--trials 2000] [--processes 10,5,3] [--json FILE]
 
 A trial is a measurement: two models, the second 3 % faster, in pairs of processes of 20 rounds of 20 runs. A run takes
 (1 + 0.1 exp z) / 1.1 of the process's median, z standard normal: skewed, as latencies are. The cases:
