@@ -14,7 +14,7 @@ from typing import Any
 from edgepack import _root, bundle, local
 from edgepack.candidate import Progress
 from edgepack.errors import UsageError, WriteFailed
-from edgepack.measurement import Measurement, hosted, refuse_invalid, sweep, write
+from edgepack.measurement import Measurement, hosted, sweep, write
 
 Several = int | Sequence[int]
 
@@ -68,6 +68,7 @@ def bench(
     wanted = _Wanted(
         threads=_several(threads), batch=_several(batch), input_shape=dict(input_shape or {}), concurrency=concurrency,
         seconds=seconds, min_runs=min_runs, processes=processes, equivalence=equivalence, fix_clocks=fix_clocks,
+        accept_doubts=accept_doubts,
     )  # fmt: skip
     wanted.refuse_nonsense()
     if output is not None and not Path(output).resolve().parent.is_dir():
@@ -82,8 +83,6 @@ def bench(
 
             results = remote_bundle.bench(folders, manifests, on, wanted.flags(), progress, emulated_too=accept_doubts)
     results = [hosted(result, on, emulated=bool(result.get("emulated"))) for result in results]
-    if not accept_doubts:
-        refuse_invalid(results)
     result = sweep(results)
     if output is not None:
         write(result, Path(output))
@@ -111,7 +110,7 @@ def _here(
 ) -> list[Measurement]:
     # The processes of both see what either pins: of each distribution, one version is installed here.
     only = tuple(dict.fromkeys(name for manifest in manifests for name in local.runtime_of(manifest)))
-    command = ["bench", "--build-machine", "--accept-doubts", "--bundle", str(folders[0].resolve())]
+    command = ["bench", "--build-machine", "--bundle", str(folders[0].resolve())]
     if len(folders) > 1:
         command += ["--against", str(folders[1].resolve())]
     results = []
@@ -133,6 +132,7 @@ class _Wanted:
     processes: int
     equivalence: float
     fix_clocks: bool
+    accept_doubts: bool
     input_shape: dict[str, Sequence[int]] = field(default_factory=dict)
 
     def refuse_nonsense(self) -> None:
@@ -156,7 +156,7 @@ class _Wanted:
             "--seconds", str(self.seconds), "--min-runs", str(self.min_runs), "--processes", str(self.processes),
             "--concurrency", str(self.concurrency), "--equivalence", str(self.equivalence),
             "--input-shapes", json.dumps({name: list(shape) for name, shape in self.input_shape.items()}),
-            *(["--fix-clocks"] if self.fix_clocks else []),
+            *(["--fix-clocks"] if self.fix_clocks else []), *(["--accept-doubts"] if self.accept_doubts else []),
         ]  # fmt: skip
         return [
             [*common, "--batch", str(batch), *(["--threads", str(threads)] if threads else [])]

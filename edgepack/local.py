@@ -17,16 +17,29 @@ from packaging.utils import canonicalize_name
 from edgepack import target
 from edgepack.errors import (
     BrokenBundle,
+    DoubtfulMeasurement,
     EdgepackError,
+    Interrupted,
     RunFailed,
     UnfitHost,
     UnreadableSample,
+    UsageError,
     WriteFailed,
     WrongOutput,
 )
 
 _ERRORS: dict[int, type[EdgepackError]] = {
-    error.exit_code: error for error in (UnreadableSample, BrokenBundle, WrongOutput, RunFailed, UnfitHost, WriteFailed)
+    error.exit_code: error
+    for error in (
+        UnreadableSample,
+        BrokenBundle,
+        WrongOutput,
+        RunFailed,
+        UnfitHost,
+        DoubtfulMeasurement,
+        WriteFailed,
+        Interrupted,
+    )
 }
 
 
@@ -123,6 +136,8 @@ def error_from(code: int, stderr: str, who: str) -> EdgepackError:
             message = line[len("error: ") :]
         elif line.startswith("hint: "):
             hint = line[len("hint: ") :]
+    if message and code == UsageError.exit_code:
+        return UsageError(message, hint)
     if not message:
         message = f"{who} ended with exit code {code}" + (f": {lines[-1]}" if lines else "")
     return _ERRORS.get(code, RunFailed)(message, hint)

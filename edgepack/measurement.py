@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgepack.errors import DoubtfulMeasurement, UsageError, writing
+from edgepack.errors import UsageError, writing
 
 Measurement = dict[str, Any]
 MEASUREMENT, SWEEP, FORMAT = "measurement", "sweep", 2
@@ -41,20 +41,6 @@ EMULATED: Mapping[str, Any] = {
     "advice": "measure on the device; `check` works here",
     "figures": {},
 }
-
-
-def refuse_invalid(results: Iterable[Measurement]) -> None:
-    """
-    Raises:
-        DoubtfulMeasurement: one of them is not valid; it names what makes it so.
-    """
-    for result in results:
-        worst = [doubt for doubt in result["doubts"] if doubt["severity"] == "invalid"]
-        if worst:
-            raise DoubtfulMeasurement(
-                f"not valid: {'; '.join(doubt['words'] for doubt in worst)}",
-                f"{worst[0]['advice']}; --accept-doubts keeps it, marked",
-            )
 
 
 def write(result: Measurement, path: Path) -> None:

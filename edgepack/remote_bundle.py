@@ -93,7 +93,7 @@ def bench(
         for index, flags in enumerate(arguments):
             progress("checking and timing there", index, len(arguments))
             against = ["--against", places[1]] if len(places) > 1 else []
-            command = ["bench", "--bundle", places[0], *against, "--accept-doubts", *flags]
+            command = ["bench", "--bundle", places[0], *against, *flags]
             results.append({**_job(remote, manifests[0], kit, command), "host": on, "emulated": emulated})
         return results
 

@@ -20,7 +20,7 @@ import json  # noqa: E402
 import time  # noqa: E402
 
 try:
-    from edgepack_device.bench import add_bench_flags, measure, print_bench, refuse
+    from edgepack_device.bench import add_bench_flags, measure, print_bench, refuse_invalid
     from edgepack_device.border import by_name, encoded, restored
     from edgepack_device.clocks import keeper_main
     from edgepack_device.estimates import ratio  # noqa: F401
@@ -214,7 +214,6 @@ def parser():
 
 
 def execute(arguments):
-    code = 0
     if arguments.command == "install":
         report = install(HERE)
         printer = print_install
@@ -224,8 +223,8 @@ def execute(arguments):
     elif arguments.command == "bench":
         report = measure(arguments)
         printer = print_bench
-        if not report["valid"] and not arguments.accept_doubts:
-            code = refuse(report)
+        if not arguments.accept_doubts:
+            refuse_invalid(report)
     else:
         report = run(HERE, arguments.inputs, arguments.out, arguments.threads, arguments.build_machine)
         printer = print_run
@@ -234,7 +233,7 @@ def execute(arguments):
         sys.stdout.write("\n")
     else:
         printer(report)
-    return code
+    return 0
 
 
 def main():
@@ -252,7 +251,10 @@ def main():
     if arguments.command == "_clocks":
         return keeper_main(arguments.root)
     try:
-        return execute(arguments)
+        try:
+            return execute(arguments)
+        except KeyboardInterrupt:
+            raise HarnessError(130, "interrupted", "nothing was written")
     except HarnessError as error:
         if getattr(arguments, "json", False):
             json.dump({"ok": False, "code": error.code, "error": error.message, "hint": error.hint}, sys.stdout)
@@ -261,9 +263,6 @@ def main():
         if error.hint:
             sys.stderr.write("hint: %s\n" % error.hint)
         return error.code
-    except KeyboardInterrupt:
-        sys.stderr.write("error: interrupted\nhint: nothing was written\n")
-        return 130
     except ImportError as error:
         sys.stderr.write("error: %s\nhint: python3 -m pip install -r requirements.txt\n" % error)
         return 52

@@ -3,7 +3,6 @@
 import argparse
 import json
 import subprocess
-import sys
 
 from edgepack_device.doubts import INVALID
 from edgepack_device.files import HarnessError, default_threads, read_manifest
@@ -91,12 +90,15 @@ def check_elsewhere(arguments):
     return report
 
 
-def refuse(result):
-    """A measurement that is not valid, in one line."""
+def refuse_invalid(result):
+    """
+    Raises:
+        HarnessError: 56, the measurement is not valid; it names what makes it so.
+    """
     worst = [doubt for doubt in result["doubts"] if doubt["severity"] == INVALID]
-    sys.stderr.write("error: not valid: %s\n" % "; ".join(doubt["words"] for doubt in worst))
-    sys.stderr.write("hint: %s; --accept-doubts keeps it\n" % worst[0]["advice"])
-    return 56
+    if worst:
+        words, advice = "; ".join(doubt["words"] for doubt in worst), worst[0]["advice"]
+        raise HarnessError(56, "not valid: %s" % words, "%s; --accept-doubts keeps it, marked" % advice)
 
 
 def print_bench(result):

@@ -26,9 +26,9 @@ def find(result):
     found = list(of_the_machine(environment))
     for part, figures in result["models"].items():
         found += of_the_samples(part, figures)
-    check = result.get("check") or {}
-    if check.get("ok") is False:
-        found.append(doubt("wrong_output", INVALID, check["error"], "do not use it; `harness.py check` says more"))
+    for check in (result.get("check"), result.get("against_check")):
+        if check and check["ok"] is False:
+            found.append(doubt("wrong_output", INVALID, check["error"], "do not use it; `harness.py check` says more"))
     return ordered(found)
 
 

@@ -104,7 +104,8 @@ def worker_main(job):
     os.dup2(2, 1)
 
     def say(**message):
-        channel.write(json.dumps(message).encode() + b"\n")
+        with suppress(OSError):  # nobody listens any more; stdin has ended too
+            channel.write(json.dumps(message).encode() + b"\n")
 
     try:
         manifest = read_manifest(job["folder"])
