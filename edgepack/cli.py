@@ -256,7 +256,8 @@ def bench(
     ] = None,
     on: On = "local",
     threads: Annotated[
-        str | None, typer.Option(metavar="N[,N…]", help="Threads to run with.", show_default="as built")
+        str | None,
+        typer.Option(metavar="N[,N…]", help="Threads to run with.", show_default="as built: all cores of the device"),
     ] = None,
     batch: Annotated[str, typer.Option(metavar="N[,N…]", help="Samples a run.")] = "1",
     input_shape: Annotated[
