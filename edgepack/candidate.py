@@ -35,7 +35,7 @@ from edgepack.target import runner
 # Below this the whole interval says slower than the original; between it and 1 nobody would notice.
 SLOWER = 0.98
 # A build is timed more briefly than `bench` does: it asks which form is faster, not by how much.
-_TIMING = ("--build-machine", "--unchecked", "--accept-doubts", "--processes", "5", "--min-runs", "10")
+_TIMING = ("--build-machine", "--unchecked", "--accept-doubts", "--processes", "4", "--min-runs", "10")
 # Called with what is being done, how much of it is done, and of how much (0: unknown).
 Progress = Callable[[str, int, int], None]
 

@@ -20,8 +20,8 @@ from edgepack_device.worker import Worker, command
 KIND, FORMAT = "measurement", 2
 # What a turn takes at least: a few runs of a small model, and short beside what else happens on the machine.
 TURN_S = 0.02
-# A process warms up no longer than it measures, between these.
-WARM_UP_S = (0.3, 2.0)
+# A process warms up no longer than half of what it measures, between these.
+WARM_UP_S = (0.2, 2.0)
 
 
 def bench(folder, settings, against=None, alone=False, root="/", fix_clocks=False, check=None, against_check=None):
@@ -168,7 +168,7 @@ def time_pair(parts, settings, energy):
         for worker in workers.values():
             worker.load()
         for worker in workers.values():
-            worker.warm_up(min(max(WARM_UP_S[0], share), WARM_UP_S[1]))
+            worker.warm_up(min(max(WARM_UP_S[0], share / 2), WARM_UP_S[1]))
         take_turns(workers, share, fewest, energy)
     except BaseException:
         for worker in workers.values():
