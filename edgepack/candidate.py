@@ -108,7 +108,12 @@ def make(
     threads = min(plan.threads, available_cores())
     run = runtime.load(str(folder / "model" / file), threads)
     loop = ports.loop(run)
-    expected = [loop(ports.public(without_states(feed, ports.states))) for feed in given.golden]
+    feeds = [ports.public(without_states(feed, ports.states)) for feed in given.golden]
+    expected = [loop(feed) for feed in feeds]
+    others = None
+    if runtime.load_other is not None:
+        other = ports.loop(runtime.load_other(str(folder / "model" / file), threads))
+        others = [ports.own(other(feed)) for feed in feeds[: golden.OTHERS]]
     requirements = plan.requirements(images=_pictures(given) is not None)
     bundle.write_payload(folder, plan.target_name, requirements)
     if given.wheels:
@@ -118,7 +123,9 @@ def make(
     _write_golden(given, ports, folder / "golden", expected)
     exact = precision == "int8" and plan.scheme.bit_exact and integer_only(model, plan.scheme)
     answers = [ports.own(answer) for answer in expected]
-    terms = golden.terms(model, answers, given.references, precision, exact=exact, same_runtime=plan.runs_as_here)
+    terms = golden.terms(
+        model, answers, given.references, precision, exact=exact, same_runtime=plan.runs_as_here, others=others
+    )
     forms = {"the original": given.shaped, "the original, cleaned up,": given.clean}
     forms = {what: given.border.floats(form) for what, form in forms.items()}
     feed = given.border.ports.public(given.golden[0])

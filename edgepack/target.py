@@ -141,6 +141,9 @@ def _with_numpy(requirements: tuple[str, ...], images: bool) -> tuple[str, ...]:
 class RunnerModule(Protocol):
     """A module targets/<name>/runner.py: what the device runs, and the build machine to evaluate."""
 
+    # The same by kernels that the runtime falls back to; None where it has no others.
+    load_other: Callable[[str, int], Callable[[Feed], Feed]] | None
+
     def load(self, path: str, threads: int) -> Callable[[Feed], Feed]: ...
 
     def versions(self) -> dict[str, str]: ...

@@ -18,7 +18,7 @@ from onnx import helper, numpy_helper
 import edgepack
 from edgepack import _root, bundle, device, local, pins, pipeline, target
 from edgepack.device import System
-from edgepack.errors import ShapeNeeded, UnfitDevice, UnsupportedOperator
+from edgepack.errors import ShapeNeeded, UnfitDevice, UnsupportedOperator, WrongOutput
 from edgepack.metric import harness
 from edgepack.model import Model
 from edgepack.passes.dynamic import dynamic
@@ -81,6 +81,22 @@ def test_a_bundle_is_checked_in_a_process_that_sees_only_its_pins(built: pipelin
     assert [line.partition("==")[0] for line in lines] == ["numpy", "ai-edge-litert"]
     manifest = bundle.read_manifest(built.bundle)
     assert manifest["model"]["file"] == "model/model.tflite" and manifest["device"] == "rpi4"
+
+
+def test_its_builtin_kernels_are_checked_too(built: pipeline.Build, tmp_path: Path) -> None:
+    figures = built.check["outputs"]["y"]
+    term = bundle.read_manifest(built.bundle)["golden"]["outputs"][0]["other_kernels"]
+    assert abs(figures["other_kernels_sqnr_db"] - term["sqnr_db"]) < 0.01
+    assert figures["other_kernels_sqnr_db"] > {"fp32": 100, "fp16": 50, "int8": 25}[built.precision]
+
+
+def test_builtin_kernels_that_answer_worse_than_recorded_are_told(files: Path, tmp_path: Path) -> None:
+    built = edgepack.build(files / "model.onnx", tmp_path / "out", precision="int8", data=files / "calib.npz", **FAST)
+    manifest = bundle.read_manifest(built.bundle)
+    manifest["golden"]["outputs"][0]["other_kernels"]["sqnr_db"] += 20
+    bundle.seal(built.bundle, manifest)
+    with pytest.raises(WrongOutput, match="kernels to fall back to"):
+        edgepack.check(built.bundle)
 
 
 def test_it_is_timed_beside_the_original_in_its_own_form(built: pipeline.Build, files: Path) -> None:

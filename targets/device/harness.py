@@ -169,6 +169,8 @@ def print_check(report):
             words = "%.1f dB from the build machine's" % figures["expected_sqnr_db"]
         if "reference_sqnr_db" in figures:
             words += ", %.1f dB from the float original" % figures["reference_sqnr_db"]
+        if "other_kernels_sqnr_db" in figures:
+            words += " (by its builtin kernels %.1f)" % figures["other_kernels_sqnr_db"]
         print("  %s: %s" % (name, words))
 
 

@@ -5,6 +5,8 @@ import os
 # Its Linux builds send telemetry unless told not to before the import.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
+load_other = None
+
 
 def load(path, threads):
     """Load a model file; returns a callable from a dict of inputs to a dict of outputs."""

@@ -1,5 +1,7 @@
 """Run a bundle's model with OpenVINO on the CPU. Python 3.8, numpy and openvino."""
 
+load_other = None
+
 
 def load(path, threads):
     """Load a model file; returns a callable from a dict of inputs to a dict of outputs."""

@@ -1,6 +1,7 @@
 """Run a bundle's model with LiteRT, or TensorFlow Lite's older runtime. Python 3.8, numpy and one of the two."""
 
 import importlib.util
+import sys
 from importlib.metadata import PackageNotFoundError, version
 
 import numpy
@@ -8,7 +9,17 @@ import numpy
 
 def load(path, threads):
     """Load a model file; returns a callable from a dict of inputs to a dict of outputs."""
-    interpreter = interpreter_class()(model_path=path, num_threads=threads)
+    return loaded(interpreter_class()(model_path=path, num_threads=threads))
+
+
+def load_other(path, threads):
+    """The same by the builtin kernels, without XNNPACK."""
+    kind = interpreter_class()
+    kernels = sys.modules[kind.__module__].OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    return loaded(kind(model_path=path, num_threads=threads, experimental_op_resolver_type=kernels))
+
+
+def loaded(interpreter):
     if distribution() == "tflite-runtime":
         refuse_dynamic_range(interpreter)
     interpreter.allocate_tensors()

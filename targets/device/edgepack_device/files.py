@@ -95,15 +95,17 @@ def load_module(folder, name):
     return module
 
 
-def load_model(folder, manifest, part, threads):
+def load_model(folder, manifest, part, threads, how="load"):
     """Load the bundle's model ("model") or the float original beside it ("baseline") in the runtime.
+
+    `how` is the runner's function.
 
     A model with states keeps them between calls.
     """
     try:
         runner = load_module(folder, "runner")
         path = os.path.join(folder, *manifest[part]["file"].split("/"))
-        model = runner.load(path, threads)
+        model = getattr(runner, how)(path, threads)
         states = manifest.get("state")
         return runner, Stateful(model, states, manifest["inputs"]) if states else model
     except ImportError as error:

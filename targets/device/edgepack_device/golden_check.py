@@ -51,7 +51,30 @@ def check(folder, threads=None, build_machine=False):
             raise HarnessError(51, "output %s has another shape than on the build machine" % name, OTHER_VERSIONS)
         real = flat([s[name] for s in reference])
         report["outputs"][name] = compare(output, flat(wanted), real, flat(actual), entries.get(name, {}))
+    check_other_kernels(folder, manifest, inputs, reference, report)
     return report
+
+
+def check_other_kernels(folder, manifest, inputs, reference, report):
+    """The kernels that the runtime falls back to, on a few samples: as near to the float original as at build time."""
+    terms = {o["name"]: o["other_kernels"] for o in manifest["golden"]["outputs"] if "other_kernels" in o}
+    if not terms:
+        return
+    count = max(term["samples"] for term in terms.values())
+    _, model = load_model(folder, manifest, "model", default_threads(manifest), "load_other")
+    answers = [model(feed) for feed in inputs[:count]]
+    entries = by_name(manifest["outputs"])
+    for name, term in terms.items():
+        actual = restored(entries.get(name, {}), flat([answer[name] for answer in answers]))
+        found = sqnr_db(flat([sample[name] for sample in reference[:count]]), actual)
+        report["outputs"][name]["other_kernels_sqnr_db"] = found
+        if found < min(term["sqnr_db"], FLOAT_NOISE_DB) - term["within_db"]:
+            raise HarnessError(
+                51,
+                "output %s is %.1f dB from the float original by the kernels to fall back to, the build recorded %.1f dB"
+                % (name, found, term["sqnr_db"]),
+                OTHER_VERSIONS,
+            )
 
 
 def compare(output, expected, reference, actual, entry):
