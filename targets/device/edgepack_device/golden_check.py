@@ -71,7 +71,7 @@ def check_other_kernels(folder, manifest, inputs, reference, report):
         if found < min(term["sqnr_db"], FLOAT_NOISE_DB) - term["within_db"]:
             raise HarnessError(
                 51,
-                "output %s is %.1f dB from the float original by the kernels to fall back to, the build recorded %.1f dB"
+                "output %s is %.1f dB from the float original by the kernels to fall back to, %.1f dB when it was built"
                 % (name, found, term["sqnr_db"]),
                 OTHER_VERSIONS,
             )
