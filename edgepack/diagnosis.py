@@ -66,7 +66,7 @@ class Diagnosis:
     left_float: dict[str, int]
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return {"kind": "layers", "format": 1, **asdict(self)}
 
 
 def diagnose(

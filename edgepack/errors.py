@@ -183,6 +183,18 @@ class DoubtfulMeasurement(EdgepackError):
     exit_code = 56
 
 
+class UnreadableResult(EdgepackError):
+    """A file that is no result of edgepack, is damaged, or has a format that is not read here."""
+
+    exit_code = 57
+
+
+class NotComparable(EdgepackError):
+    """Two results have no figure in common, or a condition of `--fail-if` asks for one that cannot be judged."""
+
+    exit_code = 58
+
+
 class OutputExists(EdgepackError):
     """The output path is taken."""
 
@@ -203,6 +215,8 @@ class Interrupted(EdgepackError):
 
 # No error: the bundle is written, but loses more than --max-drop allowed.
 PROMISE_MISSED = 3
+# Nor this: the results are compared, and a condition of `--fail-if` holds.
+GATE_FAILED = 4
 INTERNAL_ERROR = 70
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -215,6 +229,7 @@ _EXTRAS = {
     "openvino": "openvino",
     "ai_edge_litert": "tflite",
     "flatbuffers": "tflite",
+    "matplotlib": "report",
     "torch": "torch",
     "onnxscript": "torch",
 }

@@ -64,7 +64,7 @@ class Build:
     promise: dict[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "bundle": str(self.bundle), "archive": str(self.archive)}
+        return {"kind": "build", "format": 1, **asdict(self), "bundle": str(self.bundle), "archive": str(self.archive)}
 
 
 def build(
