@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edgepack.benchmark import bench, check
+    from edgepack.comparison import compare
     from edgepack.errors import EdgepackError
     from edgepack.inspection import inspect
+    from edgepack.page import report
     from edgepack.pipeline import Build, build
 
-__all__ = ["Build", "EdgepackError", "bench", "build", "check", "inspect"]
+__all__ = ["Build", "EdgepackError", "bench", "build", "check", "compare", "inspect", "report"]
 
 _HOMES = {
     "Build": "edgepack.pipeline",
@@ -25,7 +27,9 @@ _HOMES = {
     "bench": "edgepack.benchmark",
     "build": "edgepack.pipeline",
     "check": "edgepack.benchmark",
+    "compare": "edgepack.comparison",
     "inspect": "edgepack.inspection",
+    "report": "edgepack.page",
 }
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from edgepack import cli_results
 from edgepack.errors import FULL, INTERNAL_ERROR, PROMISE_MISSED, EdgepackError, Interrupted, UsageError, WriteFailed
 
 if TYPE_CHECKING:
@@ -373,6 +374,9 @@ def inspect(
     else:
         _show(found.to_json(), as_json, lambda: _render().inspection(found))
 
+
+app.command(epilog=cli_results.COMPARE_EXAMPLES)(cli_results.compare)
+app.command(epilog=cli_results.REPORT_EXAMPLES)(cli_results.report)
 
 devices = typer.Typer(invoke_without_command=True)
 app.add_typer(devices, name="devices")

@@ -22,7 +22,7 @@ from tests.conftest import Run
 from tests.test_config import Answer, Edgepack, run_here
 from tests.test_inspection import small_bundle
 
-COMMANDS = ["build", "bench", "check", "inspect", "demo", "devices"]
+COMMANDS = ["build", "bench", "check", "inspect", "compare", "report", "demo", "devices"]
 # The installed script, as its users type it, lies beside the interpreter.
 SCRIPT = str(Path(sys.executable).with_name("edgepack"))
 
@@ -123,7 +123,7 @@ def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     report = process(sys.executable, "-X", "importtime", "-m", "edgepack", *arguments).stderr
     imported = {line.rpartition("|")[2].strip() for line in report.splitlines() if line.startswith("import ")}
     assert {"typer", "edgepack.cli"} <= imported
-    heavy = {"numpy", "onnx", "onnx_ir", "onnxruntime", "onnxslim", "openvino", "torch", "PIL", "yaml"}
+    heavy = {"numpy", "onnx", "onnx_ir", "onnxruntime", "onnxslim", "openvino", "torch", "PIL", "yaml", "matplotlib"}
     assert not heavy & {name.partition(".")[0] for name in imported}
 
 
@@ -136,7 +136,7 @@ def test_importing_edgepack_loads_nothing_heavy() -> None:
 def test_the_python_api_stays_callable_in_any_order() -> None:
     """A module that is called like a function would take its place once it is imported."""
     code = "import edgepack, edgepack.cli; print([callable(getattr(edgepack, name)) for name in edgepack.__all__ * 2])"
-    assert process(sys.executable, "-c", code).stdout.strip() == str([True] * 12)
+    assert process(sys.executable, "-c", code).stdout.strip() == str([True] * 16)
 
 
 def test_the_python_api_knows_what_it_lacks() -> None:
