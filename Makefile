@@ -13,7 +13,7 @@ test: .venv/ready-dev lint
 	$(BIN)/python -m pytest -n 2 -m "not torch and not slow"
 
 # Boards: real SSH, emulated ARM and old Intel, old Pythons. Debian packages: openssh-server iproute2
-# qemu-user-static mmdebstrap; what is missing is skipped, with the reason.
+# qemu-user-static mmdebstrap. The report in a browser: chromium. What is missing is skipped, with the reason.
 test-slow: .venv/ready-dev
 	$(BIN)/python -m pytest -n 2 -m "slow and not torch"
 

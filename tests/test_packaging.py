@@ -37,6 +37,9 @@ def test_the_wheel_holds_the_package_and_its_data(wheel: Path) -> None:
         "targets/openvino/__init__.py",
         "demo/fashion_resnet.onnx",
         "demo/eval.npz",
+        "page/page.html",
+        "page/page.css",
+        "page/page.js",
         "demo/LICENSE-fashion-mnist.txt",
     ):
         assert f"edgepack/{needed}" in names
