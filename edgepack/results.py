@@ -20,7 +20,7 @@ FORMATS = {
     measurement.SWEEP: measurement.FORMAT,
     BUILD: 1,
     LAYERS: 1,
-    PROFILE: measurement.FORMAT,
+    PROFILE: 1,
 }
 _WRITERS = "`edgepack bench`, `build` and `inspect --layers` write results with --json"
 

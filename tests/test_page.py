@@ -16,7 +16,7 @@ import edgepack
 from edgepack.errors import MissingExtra, NotAModel, OutputExists, UnreadableResult, WriteFailed
 from edgepack.page import page
 from edgepack.results import read
-from tests.measured import built, diagnosis, doubt, measurement, promise, saved, times
+from tests.measured import built, diagnosis, doubt, measurement, promise, saved, surroundings, times
 from tests.test_config import run_here
 
 pytest.importorskip("matplotlib", reason="the report extra is not installed")
@@ -62,9 +62,25 @@ def structure(text: str) -> Structure:
     return found
 
 
-def profile(**times_ms: float) -> dict[str, Any]:
-    layers = [{"layer": name, "operator": "Conv", "ms": ms} for name, ms in times_ms.items()]
-    return {"kind": "profile", "format": 2, "layers": layers}
+def profile(**times_us: float) -> dict[str, Any]:
+    """A layer an operator, as `bench --profile` writes it, and two conversions."""
+    total = sum(times_us.values()) + 20.0
+    operators = [
+        {
+            "name": f"op{index}", "kind": "QLinearConv", "role": "compute", "us": us, "share": us / total,
+            "layers": [{"name": name, "operator": "Conv"}, {"name": "relu", "operator": "Relu"}],
+            "precision": "uint8", "macs": 1_000_000, "bytes": 100, "gops": None, "of_peak": None,
+        }
+        for index, (name, us) in enumerate(times_us.items())
+    ]  # fmt: skip
+    conversion = {"name": "q", "kind": "QuantizeLinear", "role": "quantize", "us": 10.0, "share": 10 / total}
+    operators += 2 * [{**conversion, "layers": [], "precision": "fp32", "macs": 0, "bytes": 1, "gops": None}]
+    about = {"name": "net", "version": "1", "target": "onnxruntime", "precision": "int8", "device": "rpi5"}
+    return {
+        "kind": "profile", "format": 1, "bundle": about, "threads": 1, "host": "local", "operators": operators,
+        "operators_us": total, "end_to_end_us": total + 5, "coverage": 0.98, "notes": ["estimated"],
+        "environment": surroundings(), "created": "2026-05-01T12:00:00Z",
+    }  # fmt: skip
 
 
 def of(folder: Path, *results: dict[str, Any]) -> str:
@@ -80,7 +96,7 @@ def everything(folder: Path, name: str = "net") -> str:
         {"kind": "sweep", "format": 2, "measurements": sweep},
         built(promise=promise(), name=name, notes=[f"note {name}"]),
         diagnosis((name, "conv1", "dense")),
-        profile(**{name: 0.5, "conv1": 0.25, "softmax": 0.25}),
+        profile(**{name: 50.0, "conv1": 25.0, "softmax": 25.0}),
     )
 
 
@@ -143,13 +159,18 @@ def test_plots_take_their_colours_from_the_page(tmp_path: Path) -> None:
 
 
 def test_time_stands_beside_error(tmp_path: Path) -> None:
-    text = of(tmp_path, diagnosis(), profile(conv0=0.75, softmax=0.25))
+    """The first layer goes by its output's name in a diagnosis, by its node's in a profile."""
+    text = of(tmp_path, diagnosis(("conv0_output_0", "conv1", "dense")), profile(conv0=60.0, softmax=20.0))
     found = structure(text)
-    rows = re.findall(r'<tr><th scope="row">(\w+)</th>(.*?)</tr>', text[text.index(">Layers</caption>") :])
+    text = text.replace("<wbr>", "")
+    rows = re.findall(r'<tr><th scope="row">([^<]+)</th>(.*?)</tr>', text[text.index(">Layers;") :])
     cells = {name: re.findall(r"<td[^>]*>([^<]*)</td>", rest) for name, rest in rows}
-    assert cells["conv0"] == ["Conv", "0.7500 ms", "75.0 %", "30.0 dB", "40.0 dB", "33.0 dB", "60.0 %", "10.0 %"]
-    assert cells["softmax"][1:4] == ["0.2500 ms", "25.0 %", ""] and cells["dense"][1:4] == ["", "", "40.0 dB"]
-    assert "By layer: time, ms beside share of the int8 error, %" in [value for _, _, value in found.attributes]
+    timed, judged = ["60.0 µs", "60.0 %", "uint8", "33.3"], ["30.0 dB", "40.0 dB", "33.0 dB", "60.0 %", "10.0 %"]
+    assert cells["conv0_output_0"] == ["QLinearConv", *timed, *judged]
+    assert cells["softmax"] == ["QLinearConv", "20.0 µs", "20.0 %", "uint8", "100.0", "", "", "", "", ""]
+    assert cells["dense"] == ["Conv", "", "", "", "", "40.0 dB", "40.0 dB", "33.0 dB", "10.0 %", "40.0 %"]
+    assert cells["(Q/DQ)"][:3] == ["QuantizeLinear", "20.0 µs", "20.0 %"]
+    assert "By layer: time, µs beside share of the int8 error, %" in [value for _, _, value in found.attributes]
 
 
 def test_what_is_not_valid_stands_above_all(tmp_path: Path) -> None:
@@ -164,7 +185,7 @@ def test_each_kind_makes_a_page_by_itself(kind: str, tmp_path: Path) -> None:
     results = {
         "measurement": single, "sweep": {"kind": "sweep", "format": 2, "measurements": [single, single]},
         "build": built({**built()["quality"], "metric": None, "agreement": None, "sqnr_db": None}),
-        "diagnosis": diagnosis(), "profile": profile(conv0=0.5),
+        "diagnosis": diagnosis(), "profile": profile(conv0=50.0),
     }  # fmt: skip
     structure(of(tmp_path, results[kind]))
 

@@ -42,7 +42,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     bundle = small_bundle(tmp_path_factory)
     edgepack.bench(bundle, **SHORT, output=folder / "real.json")
     layers = saved(folder, "layers.json", diagnosis(("stem", HOSTILE, "dense")))
-    times = saved(folder, "profile.json", profile(stem=0.1, dense=0.7, softmax=0.2))
+    times = saved(folder, "profile.json", profile(stem=10.0, dense=70.0, softmax=15.0))
     return edgepack.report([folder / "real.json", bundle, layers, times], folder / "report.html")
 
 
@@ -70,7 +70,7 @@ def test_nothing_leaves_it_and_nothing_complains(scheme: str, width: int, browse
     assert visit.asked == [report.as_uri()]
     # What is wide scrolls in itself; the page does not.
     assert visit.page.evaluate("document.documentElement.scrollWidth") == width
-    assert visit.page.title() == "model 1"
+    assert visit.page.title() == "model 1, net 1"
 
 
 def test_a_request_would_be_refused(browser: Any, report: Path) -> None:
@@ -103,15 +103,15 @@ def test_tables_are_sorted_by_keyboard(browser: Any, report: Path) -> None:
     page.keyboard.press("Enter")
     assert head.get_attribute("aria-sort") == "descending"
     # The layer without a time is last both ways.
-    assert first_column() == ["dense", "softmax", "stem", HOSTILE]
+    assert first_column() == ["dense", "(Q/DQ)", "softmax", "stem", HOSTILE]
     page.keyboard.press("Space")
     assert head.get_attribute("aria-sort") == "ascending"
-    assert first_column() == ["stem", "softmax", "dense", HOSTILE]
+    assert first_column() == ["stem", "softmax", "(Q/DQ)", "dense", HOSTILE]
     page.keyboard.press("Shift+Tab")
     page.keyboard.press("Shift+Tab")
     page.keyboard.press("Enter")
     assert head.get_attribute("aria-sort") == "none"
-    assert first_column()[0] == HOSTILE and first_column()[1:] == ["dense", "softmax", "stem"]
+    assert first_column() == ["(Q/DQ)", HOSTILE, "dense", "softmax", "stem"]
 
 
 def test_dark_is_dark_in_the_plots_too(browser: Any, report: Path) -> None:
@@ -140,6 +140,6 @@ def test_headings_and_tables_have_names(browser: Any, report: Path) -> None:
     """What a screen reader hears of: every table and plot by name, headings in order."""
     page = Visit(browser, report).page
     tree = json.dumps(page.locator("main").aria_snapshot())
-    assert 'table \\"Layers\\"' in tree and "img \\" in tree and "columnheader" in tree and "rowheader" in tree
+    assert 'table \\"Layers; SQNR' in tree and "img \\" in tree and "columnheader" in tree and "rowheader" in tree
     levels = page.eval_on_selector_all("h1, h2, h3", "all => all.map(e => Number(e.tagName[1]))")
     assert levels[0] == 1 and all(after - before <= 1 for before, after in pairwise(levels))

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edgepack.measurement import SWEEP, each
-from edgepack.results import BUILD, BUNDLE, MEASURED, Result
+from edgepack.results import BUILD, BUNDLE, MEASURED, PROFILE, Result
 
 Measured = Mapping[str, Any]
 
@@ -75,8 +75,14 @@ def heading(one: Measured) -> str:
     )
 
 
+def setting_of_profile(profile: Mapping[str, Any]) -> str:
+    known, threads = profile["bundle"], profile["threads"]
+    words = f"{known['name']} {known['version']}: {known['target']}, {known['precision']}"
+    return f"{words}, {threads} thread{'s' if threads > 1 else ''}, on {place(profile)}"
+
+
 def about(result: Result) -> Mapping[str, Any] | None:
-    """`name`, `version`, `target`, `precision`, `device` of a build, bundle or measurement."""
+    """`name`, `version`, `target`, `precision`, `device` of a build, bundle, measurement or profile."""
     if result.kind == BUILD:
         return result.data
     if result.kind == BUNDLE:
@@ -85,6 +91,9 @@ def about(result: Result) -> Mapping[str, Any] | None:
     if result.kind in MEASURED:
         bundle: Mapping[str, Any] = each(result.data)[0]["bundle"]
         return bundle
+    if result.kind == PROFILE:
+        profiled: Mapping[str, Any] = result.data["bundle"]
+        return profiled
     return None
 
 

@@ -22,7 +22,7 @@ _COLOURS = {
 }  # fmt: skip
 _NAMES = {name: colour for colour, name in _COLOURS.items()}
 # Inches of a plot that has the page to itself.
-WIDE = 12.5
+WIDE = 14.0
 SERIES = ("one", "two", "three", "four")
 _STYLE: dict[str, Any] = {
     "svg.fonttype": "none", "svg.hashsalt": "edgepack", "text.parse_math": False, "font.size": 10.5,

@@ -10,7 +10,7 @@ from edgepack._version import VERSION
 from edgepack.measurement import each
 from edgepack.page.facts import measurements
 from edgepack.page.html import Cell, command, element, table
-from edgepack.results import BUILD, BUNDLE, LAYERS, MEASURED, Result
+from edgepack.results import BUILD, BUNDLE, LAYERS, MEASURED, PROFILE, Result
 
 
 def of(results: Sequence[Result]) -> list[str]:
@@ -33,6 +33,10 @@ def _commands(result: Result) -> list[str]:
             _joined("edgepack", "inspect", result.data["path"], "--layers", "--target", result.data["target"])
             + " --data …"
         ]
+    if result.kind == PROFILE:
+        on = ["--on", result.data["host"]] if result.data["host"] != "local" else []
+        name, threads = result.data["bundle"]["name"], result.data["threads"]
+        return [_joined("edgepack", "bench", name, *on, "--profile", "--threads", threads)]
     if result.kind in (BUILD, BUNDLE):
         return [_build(result)]
     if result.kind in MEASURED:
@@ -75,7 +79,7 @@ def _bench(measured: Sequence[Mapping[str, Any]]) -> str:
     return _joined("edgepack", "bench", first["bundle"]["name"], *flags, "--output", "result.json")
 
 
-def _joined(*words: str) -> str:
+def _joined(*words: object) -> str:
     return shlex.join(str(word) for word in words)
 
 
