@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -207,3 +208,11 @@ def test_markdown_is_a_table_whatever_the_names_hold(edgepack: Edgepack, results
     rows = [line for line in out.splitlines() if line.startswith("|")]
     assert len(rows) > 5 and {row.count("|") for row in rows} == {6}
     assert "After: new.json: a\\|b\\<i\\> 2" in out and "**slower**" in out
+
+
+def test_the_conditions_in_the_docs_can_be_read() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "results.md").read_text(encoding="utf-8")
+    written = re.findall(r"--fail-if '([^']+)'", text)
+    written += re.findall(r"`(\w+[<>][^`]+)`", text)
+    assert len(written) >= 10
+    assert len(conditions(written)) == len(written)
