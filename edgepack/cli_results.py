@@ -12,7 +12,7 @@ from edgepack.errors import GATE_FAILED, UsageError
 COMPARE_EXAMPLES = (
     "Examples:\n\nedgepack compare before.json after.json\n\n"
     "edgepack compare old-bundle new-bundle --fail-if 'accuracy<-0.5' --fail-if 'size>+10%'\n\n"
-    "edgepack bench new --against old --output both.json; edgepack compare both.json --fail-if 'p90>+3%' --markdown"
+    "edgepack compare both.json --fail-if 'p90>+3%' --markdown"
 )
 REPORT_EXAMPLES = (
     "Examples:\n\nedgepack report result.json -o report.html\n\nedgepack report build.json result.json layers.json"
@@ -27,7 +27,7 @@ def compare(
     after: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[B]",
+            metavar="B",
             help="Another.",
             show_default="the two models of a measurement that timed them turn by turn",
         ),

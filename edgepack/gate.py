@@ -97,8 +97,11 @@ def judge(comparison: Comparison, asked: Sequence[Condition], *, significant: bo
 def _everywhere(comparison: Comparison, condition: Condition, significant: bool) -> list[Judged]:
     found = [(pair, row) for pair in comparison.pairs for row in pair.rows if row.metric == condition.metric]
     if not found:
+        why = next(
+            (note for note in comparison.notes if "not compared" in note and METRICS[condition.metric].points), ""
+        )
         raise NotComparable(
-            f"--fail-if '{condition.text}' cannot be judged: {condition.metric} is not in both results",
+            f"--fail-if '{condition.text}' cannot be judged: {why or f'{condition.metric} is not in both results'}",
             "times are in what `bench` and `build --json` write, sizes and accuracy in bundles and builds",
         )
     several = len({(pair.threads, pair.batch) for pair, _ in found}) > 1

@@ -154,6 +154,11 @@ def test_a_missing_figure_is_an_error(condition: str, tmp_path: Path) -> None:
         failed(measurement(times(1.0)), measurement(times(1.0)), condition, tmp_path)
 
 
+def test_accuracy_on_other_samples_is_an_error_that_says_so(tmp_path: Path) -> None:
+    with pytest.raises(NotComparable, match="one was judged on 1,000 samples, the other on 500"):
+        failed(built(), built(quality(count=500)), "accuracy<-0.5", tmp_path)
+
+
 def test_a_change_between_two_machines_is_not_judged_but_a_figure_is(tmp_path: Path) -> None:
     before, after = measurement(times(2.0)), measurement(times(1.0), board="Jetson")
     with pytest.raises(NotComparable, match="not the same board Raspberry Pi 5 and Jetson"):

@@ -42,7 +42,7 @@ def part_name(one: Measured, part: str) -> str:
     keys = [key for key in ("name", "version", "target", "precision") if about[key] != other[key]]
     if not keys:
         return "this bundle" if part == "model" else "the other"
-    return " ".join(str(about[key]) for key in keys)
+    return " ".join(f"version {about[key]}" if key == "version" else str(about[key]) for key in keys)
 
 
 def runs(part: Measured) -> list[list[float]]:

@@ -52,7 +52,7 @@ def table(caption: str, headings: Sequence[str], rows: Iterable[Sequence[Cell | 
     return (
         f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(caption)}">'
         f"<table{_class(style)}><caption>{escape(caption)}</caption>"
-        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+        f"{f'<thead><tr>{head}</tr></thead>' if any(headings) else ''}<tbody>{body}</tbody></table></div>"
     )
 
 

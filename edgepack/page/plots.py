@@ -121,7 +121,7 @@ def distributions(models: Mapping[str, Sequence[Sequence[float]]]) -> Draw:
         _plain_ticks(axes.xaxis)
         axes.set_xlabel("milliseconds a run")
         axes.set_ylabel("% of the runs took no longer")
-        axes.legend(loc="lower right")
+        figure.legend(loc="outside upper left", ncols=len(models))
 
     return draw
 
