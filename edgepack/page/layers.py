@@ -134,8 +134,8 @@ def _profile_words(times: Mapping[str, Any]) -> list[str]:
 
 def _table(layers: Sequence[str], hurt: Mapping[str, Any], spent: Mapping[str, _Spent]) -> str:
     headings = ["layer", "operator"]
-    headings += ["time", "of time", "precision", "GOPS"] if spent else []
-    headings += ["SQNR alone", "weights", "activations", "of error", "of MACs"] if hurt else []
+    headings += ["time", "of time", "type", "GOPS"] if spent else []
+    headings += ["SQNR", "weights", "activations", "of error", "of MACs"] if hurt else []
     rows = []
     for layer in layers:
         time, error = spent.get(layer), hurt.get(layer)
