@@ -278,10 +278,24 @@ def bench(
         typer.Option("--fix-clocks", help="Governor performance meanwhile, where that is allowed; then as it was."),
     ] = False,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the result there, as JSON.")] = None,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="What each operator takes, and which layers of the original it is.")
+    ] = False,
+    trace: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the profile as a timeline for Perfetto or Chrome.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Check a bundle, then time it turn by turn with its float original or another bundle, here or on a device."""
     from edgepack.benchmark import bench as run
+
+    if profile:
+        others = {"--against": against, "--batch": batch != "1", "--input-shape": input_shape,
+                  "--concurrency": concurrency != 1, "--fix-clocks": fix_clocks}  # fmt: skip
+        _profile(path, on, threads, seconds, accept_doubts, output, trace, as_json, [k for k, v in others.items() if v])
+        return
+    if trace is not None:
+        raise UsageError("--trace is for --profile", "add --profile")
 
     with _progress() as progress:
         result = run(
@@ -306,6 +320,44 @@ def bench(
         from edgepack.render_measurement import measurement
 
         return measurement(result)
+
+    _show(result, as_json, rendered)
+
+
+def _profile(
+    path: Path,
+    on: str,
+    threads: str | None,
+    seconds: float,
+    accept_doubts: bool,
+    output: Path | None,
+    trace: Path | None,
+    as_json: bool,
+    others: list[str],
+) -> None:
+    from edgepack.profiling import profile as run
+
+    if others:
+        raise UsageError(f"{others[0]} does not go with --profile", "a profile is of one model on one sample")
+    counts = _integers("--threads", threads)
+    if counts is not None and len(counts) > 1:
+        raise UsageError("--profile takes one number of --threads", "run it again for another")
+    with _progress() as progress:
+        result = run(
+            path,
+            on=on,
+            threads=counts[0] if counts else None,
+            seconds=seconds,
+            accept_doubts=accept_doubts,
+            output=output,
+            trace=trace,
+            progress=progress,
+        )
+
+    def rendered() -> Any:
+        from edgepack.render_profile import profile as table
+
+        return table(result)
 
     _show(result, as_json, rendered)
 

@@ -58,13 +58,22 @@ def layer_shares(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> dict[st
     Args:
         shapes: of the inputs. Where shapes cannot be inferred the result is empty.
     """
+    macs = macs_by_output(model, shapes)
+    total = sum(macs.values())
+    return {name: count / total for name, count in macs.items()} if total else {}
+
+
+def macs_by_output(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    """Multiply-accumulates of each weighted node, by the name of its output; those inside control flow are left out.
+
+    Args:
+        shapes: of the inputs. Where shapes cannot be inferred the result is empty.
+    """
     if model.weight_bytes >= LARGEST_MESSAGE:
         return {}
     fixed = fix_shapes(model, shapes).model
     inferred = ir.from_proto(shape_inference.infer_shapes(fixed.proto(), data_prop=True))
-    macs = {str(node.outputs[0].name): _macs(node) for node in inferred.graph if node.op_type in _COUNTED}
-    total = sum(macs.values())
-    return {name: count / total for name, count in macs.items()} if total else {}
+    return {str(node.outputs[0].name): _macs(node) for node in inferred.graph if node.op_type in _COUNTED}
 
 
 _COUNTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN"})

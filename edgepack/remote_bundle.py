@@ -98,6 +98,42 @@ def bench(
         return results
 
 
+def profile(
+    folder: Path,
+    manifest: bundle.Manifest,
+    on: str,
+    kit: Path,
+    flags: list[str],
+    progress: Progress,
+    *,
+    emulated_too: bool,
+) -> dict[str, Any]:
+    """Upload a bundle and the harness in `kit` to the host `on`, and profile it there.
+
+    Returns:
+        What the harness printed, with `host` and `emulated`.
+
+    Raises:
+        DoubtfulMeasurement: the board is emulated.
+        UnfitHost, HostError, HostLost, WriteFailed, and what the harness itself finds.
+    """
+    with _remote(on) as remote:
+        if remote.transport.emulated and not emulated_too:
+            raise DoubtfulMeasurement(
+                f"{on} is emulated, and its times mean nothing", "--accept-doubts profiles it all the same"
+            )
+        place = _ready(remote, folder, manifest, progress)
+        with writing(tempfile.gettempdir()), tempfile.TemporaryDirectory() as scratch:
+            archive = Path(scratch) / "kit.tar.gz"
+            bundle.tar_of(kit, sorted(path for path in kit.rglob("*") if path.is_file()), archive, name="kit")
+            name = f"kit-{figures().sha256(str(archive))[:12]}.tar.gz"
+            remote.put(archive, name, progress)
+        there = _unpack(remote, manifest, name, "/.kit", "kit")
+        progress("checking and profiling there", 0, 0)
+        result = _job(remote, manifest, there, ["_profile", "--bundle", place, *flags])
+        return {**result, "host": on, "emulated": remote.transport.emulated}
+
+
 def _ready(remote: Remote, folder: Path, manifest: bundle.Manifest, progress: Progress, below: str = "") -> str:
     """Copy a bundle there, if the machine is one it runs on, and install its wheels; returns its folder there."""
     name = remote.transport.name

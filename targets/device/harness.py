@@ -39,6 +39,7 @@ try:
     )
     from edgepack_device.golden_check import check
     from edgepack_device.machine import install, refuse_wrong_machine
+    from edgepack_device.profiling import profile
     from edgepack_device.state import Stateful  # noqa: F401
     from edgepack_device.surroundings import sampler_main
     from edgepack_device.worker import worker_main
@@ -154,6 +155,14 @@ def run(folder, paths, out, threads, build_machine=False):
     return results
 
 
+def looked_into(arguments):
+    """Check, then profile; `edgepack bench --profile` makes sense of it."""
+    settings = dict(arguments.settings)
+    settings["threads"] = settings.get("threads") or default_threads(read_manifest(arguments.bundle))
+    found = check(arguments.bundle, settings["threads"], arguments.build_machine)
+    return dict(profile(arguments.bundle, arguments.part, settings, HERE), check=found, threads=settings["threads"])
+
+
 def print_install(report):
     print("installed %d wheels into %s" % (len(report["wheels"]), report["folder"]))
 
@@ -208,6 +217,12 @@ def parser():
         if name == "run":
             command.add_argument("inputs", nargs="+", metavar="INPUT")
             command.add_argument("--out", help="write the outputs to this .npz file")
+    inner = commands.add_parser("_profile")
+    inner.add_argument("--bundle", required=True)
+    inner.add_argument("--part", default="model")
+    inner.add_argument("--settings", type=json.loads, required=True)
+    for flag in ("--json", "--build-machine"):
+        inner.add_argument(flag, action="store_true")
     for name, names in (("_worker", ["job"]), ("_sample", ["root", "own"]), ("_clocks", ["root"])):
         inner = commands.add_parser(name)
         for argument in names:
@@ -227,6 +242,9 @@ def execute(arguments):
         printer = print_bench
         if not arguments.accept_doubts:
             refuse_invalid(report)
+    elif arguments.command == "_profile":
+        report = looked_into(arguments)
+        printer = print
     else:
         report = run(HERE, arguments.inputs, arguments.out, arguments.threads, arguments.build_machine)
         printer = print_run

@@ -10,6 +10,17 @@ load_other = None
 
 def load(path, threads):
     """Load a model file; returns a callable from a dict of inputs to a dict of outputs."""
+    session = opened(path, threads)
+    names = [output.name for output in session.get_outputs()]
+
+    def model(feeds):
+        return dict(zip(names, session.run(names, feeds)))
+
+    return model
+
+
+def opened(path, threads, settle=None):
+    """The session; `settle` may add to its options."""
     import onnxruntime
 
     onnxruntime.set_default_logger_severity(3)
@@ -19,19 +30,15 @@ def load(path, threads):
     if adds_with_saturation():
         # Weights beyond 7 bits are then multiplied unsigned, which is slower and adds in 32 bits, as other CPUs do.
         options.add_session_config_entry("session.x64quantprecision", "1")
-    session = onnxruntime.InferenceSession(
+    if settle is not None:
+        settle(options)
+    return onnxruntime.InferenceSession(
         path,
         options,
         providers=["CPUExecutionProvider"],
         # It would give float layers between int8 ones int8 weights of its own, per tensor (docs/architecture.md).
         disabled_optimizers=["WeightBiasQuantization"],
     )
-    names = [output.name for output in session.get_outputs()]
-
-    def model(feeds):
-        return dict(zip(names, session.run(names, feeds)))
-
-    return model
 
 
 def adds_with_saturation():

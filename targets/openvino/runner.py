@@ -5,6 +5,11 @@ load_other = None
 
 def load(path, threads):
     """Load a model file; returns a callable from a dict of inputs to a dict of outputs."""
+    return opened(path, threads).run
+
+
+def opened(path, threads, **more):
+    """The model behind that callable; `more` is added to OpenVINO's configuration."""
     import openvino
 
     core = openvino.Core()
@@ -19,7 +24,8 @@ def load(path, threads):
     group = "DYNAMIC_QUANTIZATION_GROUP_SIZE"
     if model.has_rt_info(["runtime_options", group]):
         config[group] = model.get_rt_info(["runtime_options", group]).astype(str)
-    return _Model(core, model, path, config).run
+    config.update(more)
+    return _Model(core, model, path, config)
 
 
 class _Model:
@@ -34,6 +40,7 @@ class _Model:
         self._open = [port.get_any_name() for port in model.inputs if port.partial_shape.is_dynamic]
         self._shapes = _one_by_one(model)
         self._call = None
+        self.compiled = self.request = None
         if self._shapes or not self._open:
             self._compile(model)
 
@@ -54,7 +61,9 @@ class _Model:
                 model.reshape(self._shapes)
             except RuntimeError:  # what looks like a batch is none
                 self._shapes, model = {}, self._core.read_model(self._path)
-        self._call = _compiled(self._core, model, self._config)
+        self.compiled = self._core.compile_model(model, "CPU", self._config)
+        self.request = self.compiled.create_infer_request()
+        self._call = _caller(self.compiled, self.request)
 
 
 def _one_by_one(model):
@@ -71,11 +80,9 @@ def _one_by_one(model):
     return shapes
 
 
-def _compiled(core, model, config):
-    compiled = core.compile_model(model, "CPU", config)
+def _caller(compiled, request):
     # An output may carry several names (those of an Identity that was folded away); every one of them answers.
     names = [sorted(output.get_names()) or [output.get_any_name()] for output in compiled.outputs]
-    request = compiled.create_infer_request()
 
     def run(feeds):
         results = request.infer(feeds, share_inputs=True, share_outputs=False)

@@ -1,0 +1,123 @@
+"""What each operator of a bundle's model takes, by its runtime's own profiler. Python 3.8.
+
+The runtime's part is profiler.py, which lies beside this edgepack's runner.py in the folder `runtime`, and the models
+that this machine's peak is measured with lie in `peak`.
+"""
+
+import os
+import tempfile
+import time
+
+from edgepack_device.feeds import feeds
+from edgepack_device.files import HarnessError, first_line, golden, load_module, read_manifest
+from edgepack_device.surroundings import Surroundings
+from edgepack_device.timing import about_bundle, part_is_here, verify_baseline
+
+TURN_S = 0.02
+FEWEST_TURNS, MOST_TURNS = 10, 2000
+# Cold runs before anything is kept.
+WARM_UP = 5
+PEAK_S = 0.4
+
+
+def profile(folder, part, settings, kit, root="/"):
+    """Times by operator as the runtime names them, the same model's without a profiler, and the machine's peak.
+
+    Args:
+        part: "model" or "baseline".
+        settings: `threads`, `seconds`, and `peaks`: file, macs and precision of the models to measure the peak with.
+        kit: where harness.py lies.
+
+    Raises:
+        HarnessError: 52, the runtime has no profiler here or fails.
+    """
+    manifest = read_manifest(folder)
+    if part != "model":
+        if not part_is_here(folder, manifest, part):
+            raise HarnessError(2, "the bundle holds no float original", "give the folder, not the archive")
+        verify_baseline(folder, manifest[part])
+    place = os.path.join(kit, "runtime")
+    path = os.path.join(folder, *manifest[part]["file"].split("/"))
+    feed = feeds(golden(folder, "inputs"), manifest["inputs"])[0]
+    started, machine = time.gmtime(), Surroundings(root)
+    about = machine.about()
+    about["before"] = machine.sample()
+    try:
+        runner, profiler = load_module(place, "runner"), load_module(place, "profiler")
+        with tempfile.TemporaryDirectory() as scratch:
+            found = turns(runner, profiler, path, feed, settings, scratch)
+        found["peaks"] = [peak(runner, os.path.join(kit, "peak"), one, settings["threads"]) for one in settings["peaks"]]
+    except ImportError as error:
+        raise HarnessError(52, "%s" % error, "python3 -m pip install -r requirements.txt")
+    except Exception as error:
+        words = "%s cannot profile the model: %s" % (manifest["target"], first_line(error))
+        raise HarnessError(52, words, "bench times it without --profile")
+    about["after"] = machine.sample()
+    found.update(
+        created=time.strftime("%Y-%m-%dT%H:%M:%SZ", started),
+        bundle=dict(about_bundle(manifest), **({} if part == "model" else {"precision": "original"})),
+        shapes={name: list(array.shape) for name, array in feed.items()},
+        versions=runner.versions(),
+        environment=about,
+    )
+    return found
+
+
+def turns(runner, profiler, path, feed, settings, scratch):
+    """Runs with and without the profiler in turns, and of both what the quieter half of them took."""
+    plain = runner.load(path, settings["threads"])
+    watched = profiler.Profile(runner, path, settings["threads"], scratch)
+    for _ in range(WARM_UP):
+        plain(feed)
+        watched.turn(feed, 0.0)
+    times, count, clock = [], 0, time.perf_counter
+    end = clock() + settings["seconds"]
+    while (clock() < end or count < FEWEST_TURNS) and count < MOST_TURNS:
+        until = clock() + TURN_S
+        while clock() < until or not times:
+            start = clock()
+            plain(feed)
+            times.append(clock() - start)
+        until = clock() + TURN_S
+        while True:
+            watched.turn(feed, TURN_S)
+            count += 1
+            if clock() >= until:
+                break
+    found = watched.result()
+    kept = quiet(found.pop("turns")[WARM_UP:])
+    runs = float(sum(turn["runs"] for turn in kept))
+    for index, operator in enumerate(found["operators"]):
+        operator["us"] = sum(turn["us"][index] * turn["runs"] for turn in kept) / runs
+    times = sorted(times)[: max(1, len(times) // 2)]
+    found.update(
+        runs=int(runs),
+        watched_us=sum(turn["wall_us"] * turn["runs"] for turn in kept) / runs,
+        end_to_end_us=1e6 * sum(times) / len(times),
+    )
+    return found
+
+
+def quiet(all_turns):
+    """The half that took least: what else runs on the machine only adds."""
+    ordered = sorted(all_turns, key=lambda turn: sum(turn["us"]))
+    return ordered[: max(1, len(ordered) // 2)]
+
+
+def peak(runner, place, one, threads):
+    """The most operations a second of a large product or convolution in this runtime, in GOPS; None if it fails."""
+    import numpy as np
+
+    try:
+        model = runner.load(os.path.join(place, one["file"]), threads)
+        data = np.random.RandomState(0).uniform(-1, 1, one["shape"]).astype(np.float32)
+        best, end = None, time.perf_counter() + PEAK_S
+        model({"x": data})
+        while best is None or time.perf_counter() < end:
+            start = time.perf_counter()
+            model({"x": data})
+            took = time.perf_counter() - start
+            best = took if best is None else min(best, took)
+    except Exception:  # a precision that this runtime does not have here
+        return dict(one, gops=None)
+    return dict(one, gops=2e-9 * one["macs"] / best)

@@ -1,0 +1,54 @@
+"""OpenVINO's profile in terms of the original's names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from edgepack.origin import COMPUTE, LAYOUT, QUANTIZE, Executed
+
+_QUANTIZE = frozenset({"FakeQuantize", "Convert", "Quantize"})
+_LAYOUT = frozenset({"Reorder", "Transpose"})
+# What the ONNX frontend and our Q/DQ add to names.
+_ADDED = ("/WithoutBiases", "/fq_input_0", "_quantized", "_dequantized", "_QuantizeLinear", "_DequantizeLinear")
+
+
+def executed(raw: Mapping[str, Any], model: Path) -> list[Executed]:
+    """The operators of a profile; each names the layers of the IR that went into it."""
+    layers: Mapping[str, Mapping[str, Any]] = raw.get("graph") or {}
+    readers: dict[str, list[str]] = {}
+    for name, layer in layers.items():
+        for source in layer["inputs"]:
+            readers.setdefault(source, []).append(name)
+    found = []
+    for operator in raw["operators"]:
+        claims: list[str] = []
+        for name in (*operator["layers"], operator["name"]):
+            claims += [_plain(tensor) for tensor in layers.get(name, {}).get("outputs", ())]
+            claims.append(_plain(name))
+        found.append(
+            Executed(
+                name=operator["name"],
+                kind=operator["kind"],
+                us=operator["us"],
+                precision=operator["precision"],
+                bytes=operator["bytes"],
+                role=_role(operator),
+                claims=tuple(dict.fromkeys(claims)),
+                reads=tuple(_plain(name) for name in operator.get("inputs", ())),
+                makes=(_plain(operator["name"]),),
+            )
+        )
+    return found
+
+
+def _role(operator: Mapping[str, Any]) -> str:
+    kind = operator["kind"]
+    return QUANTIZE if kind in _QUANTIZE else LAYOUT if kind in _LAYOUT else COMPUTE
+
+
+def _plain(name: str) -> str:
+    for ending in _ADDED:
+        name = name.removesuffix(ending)
+    return name

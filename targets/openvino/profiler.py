@@ -1,0 +1,96 @@
+"""What each operator takes in OpenVINO, by its performance counters. Python 3.8, numpy and openvino."""
+
+import time
+
+
+class Profile(object):
+    """The counters hold whole microseconds, averaged since the model was compiled: each turn compiles it anew."""
+
+    def __init__(self, runner, path, threads, folder):
+        self.runner, self.path, self.threads = runner, path, threads
+        self.operators, self.turns, self.model = [], [], None
+        self.known = {}
+
+    def turn(self, feed, seconds):
+        """Some runs of a newly compiled model, without its first, which prepares things."""
+        model = self.model = self.runner.opened(self.path, self.threads, PERF_COUNT=True)
+        model.run(feed)
+        first = self.read()
+        runs, clock = 0, time.perf_counter
+        start = clock()
+        while clock() - start < seconds or runs < 3:
+            model.run(feed)
+            runs += 1
+        wall = (clock() - start) / runs
+        # A counter is cut to whole microseconds, which loses half of one on average where anything was counted.
+        after = {name: (micros + 0.5 if micros else 0.0) for name, micros in self.read().items()}
+        times = [0.0] * len(self.operators)
+        for name, micros in after.items():
+            micros = (micros * (runs + 1) - first[name]) / runs
+            times[self.known[name]] = max(0.0, micros)
+        self.turns.append({"runs": runs, "wall_us": wall * 1e6, "us": times})
+
+    def read(self):
+        """Microseconds by operator, of those that are executed."""
+        found = {}
+        for entry in self.model.request.profiling_info:
+            if not str(entry.status).endswith("EXECUTED"):
+                continue
+            if entry.node_name not in self.known:
+                self.known[entry.node_name] = len(self.operators)
+                self.operators.append({"name": entry.node_name, "kind": entry.node_type, "how": entry.exec_type})
+            found[entry.node_name] = entry.real_time.total_seconds() * 1e6
+        return found
+
+    def result(self):
+        """`operators` with the layers of the IR that went into each, `turns`, and the IR's names for tensors."""
+        graph = {}
+        for node in self.model.compiled.get_runtime_model().get_ordered_ops():
+            graph[node.get_friendly_name()] = node
+        for operator in self.operators:
+            node = graph.get(operator["name"])
+            operator.update(about(node) if node is not None else {"precision": "", "bytes": 0, "layers": []})
+        operators = [dict(entry, kind=named(entry)) for entry in self.operators]
+        turns = [dict(turn, us=turn["us"] + [0.0] * (len(operators) - len(turn["us"]))) for turn in self.turns]
+        return {"operators": operators, "turns": turns, "graph": self.tensors()}
+
+    def tensors(self):
+        """By layer of the IR: the names of its outputs, and the layers it reads."""
+        import openvino
+
+        layers = {}
+        for node in openvino.Core().read_model(self.path).get_ordered_ops():
+            if node.get_type_name() == "Constant":
+                continue
+            names = sorted(name for port in node.outputs() for name in port.get_names())
+            reads = [port.get_source_output().get_node().get_friendly_name() for port in node.inputs()]
+            layers[node.get_friendly_name()] = {"kind": node.get_type_name(), "outputs": names, "inputs": reads}
+        return layers
+
+
+def about(node):
+    info = node.get_rt_info()
+    text = {key: info[key].astype(str) if key in info else "" for key in ("originalLayersNames", "runtimePrecision")}
+    ports = list(node.inputs()) + list(node.outputs())
+    precisions = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "i8": "int8", "u8": "uint8"}
+    return {
+        "precision": precisions.get(text["runtimePrecision"], text["runtimePrecision"]),
+        "bytes": sum(size(port) for port in ports),
+        "layers": [name for name in text["originalLayersNames"].split(",") if name],
+        "inputs": [port.get_source_output().get_node().get_friendly_name() for port in node.inputs()],
+    }
+
+
+def named(operator):
+    """Reorder means a layout, unless it changes the type, which its name tells."""
+    return operator["kind"]
+
+
+def size(port):
+    shape = port.get_partial_shape()
+    if shape.is_dynamic:
+        return 0
+    count = 1
+    for length in shape:
+        count *= length.get_length()
+    return count * port.get_element_type().bitwidth // 8
