@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+import onnx
 import onnx_ir as ir
 from onnx import shape_inference
 
@@ -58,7 +60,11 @@ def layer_shares(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> dict[st
     Args:
         shapes: of the inputs. Where shapes cannot be inferred the result is empty.
     """
-    macs = macs_by_output(model, shapes)
+    if model.weight_bytes >= LARGEST_MESSAGE:
+        return {}
+    fixed = fix_shapes(model, shapes).model
+    inferred = ir.from_proto(shape_inference.infer_shapes(fixed.proto(), data_prop=True))
+    macs = {str(node.outputs[0].name): _macs(node) for node in inferred.graph if node.op_type in _COUNTED}
     total = sum(macs.values())
     return {name: count / total for name, count in macs.items()} if total else {}
 
@@ -67,13 +73,37 @@ def macs_by_output(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> dict[
     """Multiply-accumulates of each weighted node, by the name of its output; those inside control flow are left out.
 
     Args:
-        shapes: of the inputs. Where shapes cannot be inferred the result is empty.
+        shapes: of tensors, by name.
     """
-    if model.weight_bytes >= LARGEST_MESSAGE:
+    seen = model.clone().ir.graph
+    for node in seen:
+        for value in (*node.inputs, *node.outputs):
+            if value is not None and str(value.name) in shapes:
+                value.shape = ir.Shape(shapes[str(value.name)])
+    return {str(node.outputs[0].name): _macs(node) for node in seen if node.op_type in _COUNTED}
+
+
+def observed_shapes(model: onnx.ModelProto, feed: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
+    """The shapes of what weighted nodes read and make, by name, as they are when the model runs on `feed`.
+
+    Inference stops where shapes are computed; running does not.
+
+    Args:
+        model: small enough to be one message, or the result is empty.
+    """
+    from edgepack.reference import Session
+
+    if model.ByteSize() >= LARGEST_MESSAGE:
         return {}
-    fixed = fix_shapes(model, shapes).model
-    inferred = ir.from_proto(shape_inference.infer_shapes(fixed.proto(), data_prop=True))
-    return {str(node.outputs[0].name): _macs(node) for node in inferred.graph if node.op_type in _COUNTED}
+    constants = {tensor.name for tensor in model.graph.initializer} | {""}
+    names = [name for node in model.graph.node if node.op_type in _COUNTED for name in (*node.input, *node.output)]
+    given = {value.name for value in model.graph.input}
+    wanted = [name for name in dict.fromkeys(names) if name not in constants and name not in given]
+    asked = onnx.ModelProto.FromString(model.SerializeToString())
+    has = {value.name for value in asked.graph.output}
+    asked.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted if name not in has)
+    answers = Session(asked, threads=1).run(dict(feed), wanted)
+    return {name: array.shape for name, array in {**feed, **answers}.items()}
 
 
 _COUNTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN"})

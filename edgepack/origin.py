@@ -67,14 +67,22 @@ class _Walk:
     shared: dict[int, set[int]] = field(default_factory=dict)
 
 
-def flattened(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
-    """Every node, those inside branches and loops behind the node that holds them."""
+def flattened(graph: onnx.GraphProto, outside: frozenset[str] = frozenset()) -> list[onnx.NodeProto]:
+    """Every node that computes something of the inputs; those inside branches and loops stand behind their holder.
+
+    Args:
+        outside: names of constants around the graph.
+    """
+    constants = {*outside, *(tensor.name for tensor in graph.initializer), ""}
     found = []
     for node in graph.node:
+        inner = [attribute.g for attribute in node.attribute if attribute.type == onnx.AttributeProto.GRAPH]
+        if not inner and constants.issuperset(node.input):
+            constants.update(node.output)
+            continue
         found.append(node)
-        for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.GRAPH:
-                found += flattened(attribute.g)
+        for branch in inner:
+            found += flattened(branch, frozenset(constants))
     return found
 
 
@@ -92,13 +100,13 @@ def origins(executed: Sequence[Executed], nodes: Sequence[onnx.NodeProto]) -> li
         if index not in walk.owner and node.op_type in WEIGHTED:
             _give(walk, index, _behind(walk, index))
     for index, node in enumerate(nodes):
-        if index not in walk.owner and node.op_type in ELEMENTWISE and node.op_type != "Constant":
+        if index not in walk.owner and node.op_type in ELEMENTWISE:
             _give(walk, index, _before(walk, index))
     for index in reversed(range(len(nodes))):
-        if index not in walk.owner and nodes[index].op_type != "Constant":
+        if index not in walk.owner:
             _give(walk, index, _behind(walk, index))
-    for index, node in enumerate(nodes):
-        if index not in walk.owner and node.op_type != "Constant":
+    for index in range(len(nodes)):
+        if index not in walk.owner:
             _give(walk, index, _before(walk, index, certain=False))
     return _answer(walk)
 
@@ -118,8 +126,10 @@ def _claim(walk: _Walk) -> None:
             walk.owner.setdefault(index, place)
 
 
-_CONVERSIONS = frozenset({"Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "QuantizeLinear",
-                          "DequantizeLinear", "DynamicQuantizeLinear", "Cast", "DepthToSpace", "SpaceToDepth"})  # fmt: skip
+_CONVERSIONS = frozenset(
+    {"Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "QuantizeLinear", "DequantizeLinear",
+     "DynamicQuantizeLinear", "Cast", "DepthToSpace", "SpaceToDepth"}
+)  # fmt: skip
 
 
 def _between(walk: _Walk) -> None:
@@ -159,7 +169,6 @@ def _behind(walk: _Walk, index: int) -> int | None:
 def _before(walk: _Walk, index: int, *, certain: bool = True) -> int | None:
     """The owner of what this node reads: of the latest of its inputs, where all of them have one."""
     made = [walk.producer[name] for name in walk.nodes[index].input if name in walk.producer]
-    made = [source for source in made if walk.nodes[source].op_type != "Constant"]
     owned = [source for source in made if source in walk.owner]
     if not owned or (certain and len(owned) < len(made)):
         return None
@@ -170,9 +179,7 @@ def _answer(walk: _Walk) -> list[Origin]:
     owned: dict[int, list[int]] = {}
     for index, place in sorted(walk.owner.items()):
         owned.setdefault(place, []).append(index)
-    nodes = {
-        place: sorted({*owned.get(place, ()), *walk.shared.get(place, ())}) for place in range(len(walk.executed))
-    }
+    nodes = {place: sorted({*owned.get(place, ()), *walk.shared.get(place, ())}) for place in range(len(walk.executed))}
     _adopt(walk, nodes)
     counted = _counted(walk, nodes, owned)
     return [
@@ -190,9 +197,9 @@ def _adopt(walk: _Walk, nodes: dict[int, list[int]]) -> None:
                 continue
             original = [walk.producer[name] for name in operator.reads if name in walk.producer][:1]
             ahead = [walk.readers[name][0] for name in (*operator.makes, *operator.reads) if name in walk.readers][:1]
-            near = [makers[name] for name in operator.reads if name in makers]
-            near += [readers[name] for name in operator.makes if name in readers]
-            nodes[place] = original or next((nodes[other][-1:] for other in near if nodes[other]), ahead)
+            near = [nodes[makers[name]][-1:] for name in operator.reads if name in makers]
+            near += [nodes[readers[name]][:1] for name in operator.makes if name in readers]
+            nodes[place] = original or next(filter(None, near), ahead)
 
 
 def _counted(

@@ -1,4 +1,4 @@
-"""`bench --profile`: what each operator takes, by the runtime's own profiler, and which layers of the original it is."""
+"""`bench --profile`: what each operator takes, and which layers of the original it is."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, cast
 
+import numpy as np
 import onnx
 
-from edgepack import _root, bundle, inputs, local, peak, target
+from edgepack import _root, beside, bundle, local, peak, target
 from edgepack.candidate import Progress
-from edgepack.cost import macs_by_output
+from edgepack.cost import macs_by_output, observed_shapes
 from edgepack.errors import EdgepackError, UsageError, WriteFailed
 from edgepack.measurement import write
 from edgepack.model import Model
@@ -102,6 +104,9 @@ def write_kit(target_name: str, kit: Path) -> list[dict[str, Any]]:
         if not path.is_file():
             raise UsageError(f"{target_name} has no profiler", "bench times it without --profile")
         shutil.copyfile(path, kit / "runtime" / name)
+    prepare = getattr(_layers(target_name), "prepare", None)
+    if prepare is not None:
+        prepare(kit / "runtime")
     return peak.write(target.load(target_name), kit / "peak")
 
 
@@ -112,17 +117,16 @@ def explained(raw: Mapping[str, Any], folder: Path, manifest: bundle.Manifest) -
         raw: what the harness printed.
         folder: the bundle's, with the original where that is here.
     """
-    layers = _root.load(
-        f"edgepack.targets.{manifest['target']}.layers", _root.TARGETS / manifest["target"] / "layers.py"
-    )
-    read = cast(Callable[[Mapping[str, Any], Path], list[Executed]], layers.executed)
+    read = cast(Callable[[Mapping[str, Any], Path], list[Executed]], _layers(manifest["target"]).executed)
     executed = read(raw, folder / manifest["model"]["file"])
-    original = folder / bundle.BASELINE / ORIGINAL
     nodes: list[onnx.NodeProto] = []
     macs: dict[str, int] = {}
-    if original.is_file():
-        nodes = flattened(onnx.load(original, load_external_data=False).graph)
-        macs = _macs(inputs.load(original), raw["shapes"])
+    for name in (ORIGINAL, beside.GRAPH):
+        if (folder / bundle.BASELINE / name).is_file():
+            original = onnx.load(folder / bundle.BASELINE / name, load_external_data=False)
+            nodes = flattened(original.graph)
+            macs = macs_by_output(Model.from_proto(original), _shapes(original, name, folder, manifest))
+            break
     peaks = _peaks(raw["peaks"])
     found = origins(executed, nodes) if nodes else [Origin()] * len(executed)
     rows = [_row(operator, origin, nodes, macs, peaks) for operator, origin in zip(executed, found, strict=True)]
@@ -141,19 +145,34 @@ def explained(raw: Mapping[str, Any], folder: Path, manifest: bundle.Manifest) -
         "end_to_end_us": raw["end_to_end_us"],
         "operators_us": total,
         "sum_ratio": total / raw["end_to_end_us"],
+        "measured_us": raw["measured_us"],
+        "scaled": raw.get("scaled"),
         "coverage": mapped / total if nodes and total else None,
         "by_role_us": by_role,
         "macs": sum(row["macs"] for row in rows),
         "peaks": raw["peaks"],
         "peak_gops": peaks,
+        "notes": raw.get("notes", []),
         "operators": rows,
     }
 
 
-def _macs(model: Model, shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
+def _layers(target_name: str) -> ModuleType:
+    return _root.load(f"edgepack.targets.{target_name}.layers", _root.TARGETS / target_name / "layers.py")
+
+
+def _shapes(
+    original: onnx.ModelProto, name: str, folder: Path, manifest: bundle.Manifest
+) -> dict[str, tuple[int, ...]]:
+    """Of the tensors around weighted layers: written down at build time, or seen in a run here."""
+    if name == beside.GRAPH:
+        known = (*original.graph.input, *original.graph.value_info)
+        return {value.name: tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim) for value in known}
+    with np.load(folder / "golden" / "inputs.npz", allow_pickle=False) as arrays:
+        feed = {key[2:]: arrays[key] for key in arrays.files if key.startswith("0/")}
     try:
-        return macs_by_output(model, {name: tuple(shape) for name, shape in shapes.items()})
-    except EdgepackError:  # shapes that cannot be known leave the figures out
+        return observed_shapes(original, feed)
+    except EdgepackError:  # what does not run here alone is profiled without counts
         return {}
 
 

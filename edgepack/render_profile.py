@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from edgepack.origin import COMPUTE, LAYOUT, QUANTIZE
+from edgepack.origin import COMPUTE, LAYOUT, QUANTIZE, WEIGHTED
 from edgepack.render import check_words
 
 _COLOURS = {QUANTIZE: "yellow", LAYOUT: "magenta"}
@@ -45,12 +45,10 @@ def profile(result: Mapping[str, Any]) -> RenderableType:
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
-    names = [escape(layer["name"]) for layer in row["layers"]]
-    layer = names[0] + (f" … {names[-1]}" if len(names) > 1 else "") if names else escape(f"({row['name']})")
     return [
         _us(row["us"]),
         _percent(row["share"]),
-        layer,
+        escape(_layer(row)),
         escape(row["kind"]),
         row["precision"],
         f"{row['macs'] / 1e6:.2f}" if row["macs"] else "",
@@ -58,6 +56,15 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         f"{row['gops']:.1f}" if row["gops"] else "",
         _percent(row["of_peak"]) if row["of_peak"] else "",
     ]
+
+
+def _layer(row: Mapping[str, Any]) -> str:
+    """What a reader looks for: the layer with weights, and the last that went with it."""
+    names = [layer["name"] for layer in row["layers"]]
+    if not names:
+        return f"({row['name']})"
+    first = next((layer["name"] for layer in row["layers"] if layer["operator"] in WEIGHTED), names[0])
+    return first if first == names[-1] else f"{first} … {names[-1]}"
 
 
 def _lines(result: Mapping[str, Any]) -> list[RenderableType]:
@@ -85,7 +92,8 @@ def _lines(result: Mapping[str, Any]) -> list[RenderableType]:
     peaks = ", ".join(f"{precision} {gops:,.0f} GOPS" for precision, gops in result["peak_gops"].items())
     if peaks:
         lines.append(Text(f"peak, measured with a large product and convolution in this runtime: {peaks}", style="dim"))
-    lines.append(Text(f"{result['runs']:,} runs, the quieter half; {check_words(result['check'])}", style="dim"))
+    lines += [Text(note, style="dim") for note in result["notes"]]
+    lines.append(Text(f"{result['runs']:,} runs, the quietest quarter; {check_words(result['check'])}", style="dim"))
     if result["emulated"]:
         lines.append(Text("! the board is emulated: times mean nothing", style="yellow"))
     return lines

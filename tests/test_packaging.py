@@ -34,6 +34,7 @@ def test_the_wheel_holds_the_package_and_its_data(wheel: Path) -> None:
         "targets/device/preprocess.py",
         "targets/device/edgepack_device/timing.py",
         "targets/onnxruntime/runner.py",
+        "targets/onnxruntime/profiler.py",
         "targets/openvino/__init__.py",
         "demo/fashion_resnet.onnx",
         "demo/eval.npz",

@@ -29,6 +29,7 @@ DEVICE_FILES = sorted(
         _root.TARGETS / "device" / "preprocess.py",
         *_root.TARGETS.glob("device/edgepack_device/*.py"),
         *_root.TARGETS.glob("*/runner.py"),
+        *_root.TARGETS.glob("*/profiler.py"),
     ]
 )
 
@@ -217,7 +218,7 @@ def test_device_files_are_for_an_old_python(path: Path) -> None:
 @pytest.mark.parametrize("path", DEVICE_FILES, ids=lambda path: str(path.relative_to(_root.TARGETS)))
 def test_device_files_import_only_what_a_device_has(path: Path) -> None:
     allowed = set(sys.stdlib_module_names) | {"numpy", "PIL", "edgepack_device"}
-    if path.name == "runner.py":
+    if path.name in ("runner.py", "profiler.py"):
         module = target.load(path.parent.name)
         allowed |= {line.partition("<")[0].replace("-", "_") for line in (*module.REQUIREMENTS, *module.FALLBACK)}
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import base64
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
+from onnx import helper, numpy_helper
 
 from edgepack.origin import COMPUTE, LAYOUT, QUANTIZE, Executed
 
@@ -16,6 +19,26 @@ from edgepack.origin import COMPUTE, LAYOUT, QUANTIZE, Executed
 _ADDED = re.compile(r"(_token_\d+|_nchwc|_nhwc|_quant|_transformed|/duplicated|_\d+_fused)$")
 _QUANTIZE = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
 _LAYOUT = frozenset({"Transpose", "ReorderInput", "ReorderOutput"})
+
+
+def prepare(folder: Path) -> None:
+    """Write the chains of trivial operators by which profiler.py measures what the profiler itself takes."""
+    for inputs, rank in ((1, 0), (8, 0), (8, 4), (1, 4)):
+        others = [f"c{index}" for index in range(inputs - 1)]
+        count = 40
+        names = ["x", *(f"v{index}" for index in range(1, count)), "y"]
+        nodes = [
+            helper.make_node("Max", [names[index], *others], [names[index + 1]], name=f"probe{index}")
+            if others
+            else helper.make_node("Neg", [names[index]], [names[index + 1]], name=f"probe{index}")
+            for index in range(count)
+        ]
+        shape = [1] * rank
+        info = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name in ("x", "y")]
+        arrays = [numpy_helper.from_array(np.zeros(shape, np.float32), name) for name in others]
+        graph = helper.make_graph(nodes, "probe", info[:1], info[1:], arrays)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+        onnx.save(model, folder / f"probe-{inputs}-{rank}.onnx")
 
 
 def executed(raw: Mapping[str, Any], model: Path) -> list[Executed]:
@@ -28,7 +51,7 @@ def executed(raw: Mapping[str, Any], model: Path) -> list[Executed]:
     given = onnx.load(model, load_external_data=False).graph
     same = _same(given)
     outputs = {node.name: list(node.output) for node in given.node if node.name}
-    ran = _ran(raw.get("graph"))
+    ran, weights = _ran(raw.get("graph")), _weights(given)
     found = []
     for operator in raw["operators"]:
         plain = _plain(operator["name"])
@@ -40,7 +63,7 @@ def executed(raw: Mapping[str, Any], model: Path) -> list[Executed]:
                 kind=operator["kind"],
                 us=operator["us"],
                 precision=operator["precision"],
-                bytes=operator["bytes"],
+                bytes=max(operator["bytes"], operator["activation_bytes"] + weights.get(plain, 0)),
                 role=_role(operator["kind"]),
                 claims=tuple(same.get(name, name) for name in names),
                 reads=tuple(same.get(name, name) for name in node.input if name) if node else (),
@@ -69,6 +92,23 @@ def _same(graph: onnx.GraphProto) -> dict[str, str]:
     # Where the original's name went to the restored tensor, it is still that of what was quantized.
     back = {source: name for name, source in same.items() if source == f"{name}_float"}
     return {**{name: back.get(source, source) for name, source in same.items()}, **back}
+
+
+def _weights(graph: onnx.GraphProto) -> dict[str, int]:
+    """Bytes of the constants that a node reads, restored ones in integers, by its name and by its outputs'."""
+    held = {tensor.name: _bytes(tensor) for tensor in graph.initializer}
+    restored: dict[str, int] = {}
+    found: dict[str, int] = {}
+    for node in graph.node:
+        count = sum(held.get(name, restored.get(name, 0)) for name in node.input)
+        if node.op_type in _QUANTIZE and node.input[0] in held:
+            restored[node.output[0]] = count
+        found.update(dict.fromkeys((node.name, *node.output), count))
+    return found
+
+
+def _bytes(tensor: onnx.TensorProto) -> int:
+    return math.prod(tensor.dims) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
 
 
 def _ran(encoded: str | None) -> dict[str, onnx.NodeProto]:

@@ -17,10 +17,6 @@ _ADDED = ("/WithoutBiases", "/fq_input_0", "_quantized", "_dequantized", "_Quant
 def executed(raw: Mapping[str, Any], model: Path) -> list[Executed]:
     """The operators of a profile; each names the layers of the IR that went into it."""
     layers: Mapping[str, Mapping[str, Any]] = raw.get("graph") or {}
-    readers: dict[str, list[str]] = {}
-    for name, layer in layers.items():
-        for source in layer["inputs"]:
-            readers.setdefault(source, []).append(name)
     found = []
     for operator in raw["operators"]:
         claims: list[str] = []
@@ -34,7 +30,7 @@ def executed(raw: Mapping[str, Any], model: Path) -> list[Executed]:
                 us=operator["us"],
                 precision=operator["precision"],
                 bytes=operator["bytes"],
-                role=_role(operator),
+                role=_role(operator, layers),
                 claims=tuple(dict.fromkeys(claims)),
                 reads=tuple(_plain(name) for name in operator.get("inputs", ())),
                 makes=(_plain(operator["name"]),),
@@ -43,9 +39,13 @@ def executed(raw: Mapping[str, Any], model: Path) -> list[Executed]:
     return found
 
 
-def _role(operator: Mapping[str, Any]) -> str:
+def _role(operator: Mapping[str, Any], layers: Mapping[str, Mapping[str, Any]]) -> str:
+    """A conversion under whichever name: compiled subgraphs may hold nothing but a FakeQuantize."""
     kind = operator["kind"]
-    return QUANTIZE if kind in _QUANTIZE else LAYOUT if kind in _LAYOUT else COMPUTE
+    inside = {layers[name]["kind"] for name in operator["layers"] if name in layers}
+    if kind in _QUANTIZE or (inside and inside <= _QUANTIZE):
+        return QUANTIZE
+    return LAYOUT if kind in _LAYOUT else COMPUTE
 
 
 def _plain(name: str) -> str:

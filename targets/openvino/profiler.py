@@ -50,9 +50,8 @@ class Profile(object):
         for operator in self.operators:
             node = graph.get(operator["name"])
             operator.update(about(node) if node is not None else {"precision": "", "bytes": 0, "layers": []})
-        operators = [dict(entry, kind=named(entry)) for entry in self.operators]
-        turns = [dict(turn, us=turn["us"] + [0.0] * (len(operators) - len(turn["us"]))) for turn in self.turns]
-        return {"operators": operators, "turns": turns, "graph": self.tensors()}
+        turns = [dict(turn, us=turn["us"] + [0.0] * (len(self.operators) - len(turn["us"]))) for turn in self.turns]
+        return {"operators": self.operators, "turns": turns, "graph": self.tensors()}
 
     def tensors(self):
         """By layer of the IR: the names of its outputs, and the layers it reads."""
@@ -79,11 +78,6 @@ def about(node):
         "layers": [name for name in text["originalLayersNames"].split(",") if name],
         "inputs": [port.get_source_output().get_node().get_friendly_name() for port in node.inputs()],
     }
-
-
-def named(operator):
-    """Reorder means a layout, unless it changes the type, which its name tells."""
-    return operator["kind"]
 
 
 def size(port):

@@ -1,7 +1,7 @@
 """LiteRT's profile in terms of the original's names.
 
-Operators outside XNNPACK's partitions come with their place in the file. Those inside come in order, under XNNPACK's own
-names, and are put beside the file's operators as two sequences are (Needleman and Wunsch 1970).
+Operators outside XNNPACK's partitions come with their place in the file. Those inside come in order, under names of
+XNNPACK's own, and are put beside the file's operators as two sequences are (Needleman and Wunsch 1970).
 """
 
 from __future__ import annotations

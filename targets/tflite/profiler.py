@@ -103,9 +103,7 @@ class Profile(object):
         for name, handle in zip(*self.inputs):
             data = np.ascontiguousarray(feed[name])
             address = ctypes.c_void_p()
-            self.call(
-                "LiteRtLockTensorBuffer", ctypes.c_void_p(handle), ctypes.byref(address), ctypes.c_int(TO_WRITE)
-            )
+            self.call("LiteRtLockTensorBuffer", ctypes.c_void_p(handle), ctypes.byref(address), ctypes.c_int(TO_WRITE))
             ctypes.memmove(address, data.ctypes.data, data.nbytes)
             self.call("LiteRtUnlockTensorBuffer", ctypes.c_void_p(handle))
         self.filled = feed
@@ -149,11 +147,9 @@ class Profile(object):
 def library():
     import ai_edge_litert
 
-    path = os.path.join(list(ai_edge_litert.__path__)[0], "libLiteRt.so")
-    try:
-        lib = ctypes.CDLL(path)
-        lib.LiteRtGetProfilerEvents
-    except (OSError, AttributeError):
+    path = os.path.join(next(iter(ai_edge_litert.__path__)), "libLiteRt.so")
+    lib = ctypes.CDLL(path) if os.path.isfile(path) else None
+    if not hasattr(lib, "LiteRtGetProfilerEvents"):
         raise RuntimeError("this version of ai-edge-litert has no profiler; 2.3 has")
     return lib
 
