@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,7 @@ def test_the_timeline_is_one_run_in_order(result: dict[str, Any]) -> None:
     assert found["displayTimeUnit"] == "ms"
     spans = [event for event in found["traceEvents"] if event["ph"] == "X"]
     assert len(spans) == len(result["operators"])
-    for before, after in zip(spans, spans[1:], strict=False):
+    for before, after in itertools.pairwise(spans):
         assert after["ts"] == pytest.approx(before["ts"] + before["dur"])
     for event in found["traceEvents"]:
         assert {"ph", "name", "pid", "tid"} <= event.keys() and event["ph"] in "XM"
