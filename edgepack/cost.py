@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 import onnx_ir as ir
-from onnx import shape_inference
+from onnx import helper, shape_inference
 
 from edgepack.errors import ShapeNeeded
 from edgepack.golden import lengths
@@ -90,6 +90,7 @@ def observed_shapes(model: onnx.ModelProto, feed: Mapping[str, np.ndarray]) -> d
 
     Args:
         model: small enough to be one message, or the result is empty.
+        feed: of any type, since only shapes matter; an input that is missing is a state, and zero.
     """
     from edgepack.reference import Session
 
@@ -102,8 +103,19 @@ def observed_shapes(model: onnx.ModelProto, feed: Mapping[str, np.ndarray]) -> d
     asked = onnx.ModelProto.FromString(model.SerializeToString())
     has = {value.name for value in asked.graph.output}
     asked.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted if name not in has)
-    answers = Session(asked, threads=1).run(dict(feed), wanted)
-    return {name: array.shape for name, array in {**feed, **answers}.items()}
+    whole = {
+        value.name: _fed(value, feed.get(value.name)) for value in model.graph.input if value.name not in constants
+    }
+    answers = Session(asked, threads=1).run(whole, wanted)
+    return {name: array.shape for name, array in {**whole, **answers}.items()}
+
+
+def _fed(value: onnx.ValueInfoProto, array: np.ndarray | None) -> np.ndarray:
+    kind = value.type.tensor_type
+    dtype = helper.tensor_dtype_to_np_dtype(kind.elem_type)
+    if array is None:
+        return np.zeros([dim.dim_value or 1 for dim in kind.shape.dim], dtype)
+    return np.asarray(array).astype(dtype)
 
 
 _COUNTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN"})

@@ -10,6 +10,7 @@ import time
 
 from edgepack_device.feeds import feeds
 from edgepack_device.files import HarnessError, first_line, golden, load_module, read_manifest
+from edgepack_device.state import Stateful
 from edgepack_device.surroundings import Surroundings
 from edgepack_device.timing import about_bundle, part_is_here, verify_baseline
 
@@ -39,6 +40,8 @@ def profile(folder, part, settings, kit, root="/"):
     place = os.path.join(kit, "runtime")
     path = os.path.join(folder, *manifest[part]["file"].split("/"))
     feed = feeds(golden(folder, "inputs"), manifest["inputs"])[0]
+    if manifest.get("state"):
+        feed = Stateful(None, manifest["state"], manifest["inputs"]).fed(feed)  # the first call of a sequence
     started, machine = time.gmtime(), Surroundings(root)
     about = machine.about()
     about["before"] = machine.sample()
