@@ -30,12 +30,13 @@ def main() -> None:
             found = profile(bundle, seconds=arguments.seconds, threads=arguments.threads)
             if abs(found["sum_ratio"] - 1) <= 0.1 or tries == ATTEMPTS:
                 break
-        total = found["operators_us"]
+        total = found["operators_us"] or 1.0
         by_role = found["by_role_us"]
         print(
             f"{bundle.rstrip('/').rpartition('/')[2]:44} {found['end_to_end_us']:8.0f} µs {found['sum_ratio']:7.1%} "
             f"{found['measured_us'] / found['end_to_end_us']:8.1%} {found['coverage'] or 0:7.1%} "
-            f"{len(found['operators']):4d} {by_role['quantize'] / total:6.1%} {by_role['layout'] / total:6.1%}  {tries}",
+            f"{len(found['operators']):4d} "
+            f"{by_role['quantize'] / total:6.1%} {by_role['layout'] / total:6.1%}  {tries}",
             flush=True,
         )
 
