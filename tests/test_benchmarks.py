@@ -91,7 +91,7 @@ def test_a_method_that_fails_is_a_row_and_tried_again(part, tmp_path: Path) -> N
         tries.append(folder)
         raise part("children").ChildFailed("exit code 1: no memory")
 
-    cached = part("run")._cached
+    cached = part("run").cached
     assert [cached(tmp_path / "made", "key", fail)["error"] for _ in range(2)] == ["exit code 1: no memory"] * 2
     assert len(tries) == 2
     assert cached(tmp_path / "made", "key", lambda folder: {"file": "x"})["file"] == "x"

@@ -11,6 +11,8 @@ import numpy as np
 
 Feed = dict[str, np.ndarray]
 Run = Callable[[Feed], list[np.ndarray]]
+# LiteRT with inputs and outputs as the ONNX model has them, and with pictures' channels last.
+LAYOUTS = ("tflite", "tflite-nhwc")
 
 
 def load(
@@ -33,7 +35,53 @@ def load(
         return by_name
     if target == "onnxruntime":
         return _onnxruntime(file, threads, outputs)
+    if target in LAYOUTS:
+        return LiteRT(file, threads, outputs, channels_last=target == "tflite-nhwc")
     return _openvino(file, threads, outputs, hint)
+
+
+class LiteRT:
+    """A .tflite file in ai-edge-litert with XNNPACK, whoever wrote it.
+
+    Inputs and outputs are found by name, else by their place. `arranged` is what `infer` takes: it is done before the
+    time is taken, since the layout that a file wants is the business of who feeds it.
+    """
+
+    def __init__(self, file: str, threads: int, outputs: list[str], channels_last: bool) -> None:
+        from ai_edge_litert.interpreter import Interpreter
+
+        self.interpreter = Interpreter(model_path=file, num_threads=threads)
+        self.interpreter.allocate_tensors()
+        self.inputs = self.interpreter.get_input_details()
+        self.outputs = _ordered(self.interpreter.get_output_details(), outputs)
+        self.channels_last = channels_last
+
+    def arranged(self, feed: Feed) -> list[tuple[int, np.ndarray]]:
+        found = []
+        for name, details in zip(feed, _ordered(self.inputs, list(feed)), strict=True):
+            array = feed[name]
+            if self.channels_last and array.ndim == 4:
+                array = array.transpose(0, 2, 3, 1)
+            found.append((details["index"], np.ascontiguousarray(array.astype(details["dtype"], copy=False))))
+        return found
+
+    def infer(self, arranged: list[tuple[int, np.ndarray]]) -> list[np.ndarray]:
+        for index, array in arranged:
+            self.interpreter.set_tensor(index, array)
+        self.interpreter.invoke()
+        return [self.interpreter.get_tensor(details["index"]) for details in self.outputs]
+
+    def __call__(self, feed: Feed) -> list[np.ndarray]:
+        # Some converters' LSTMs keep their state between calls, which no ONNX model means.
+        self.interpreter.reset_all_variables()
+        answers = self.infer(self.arranged(feed))
+        return [a.transpose(0, 3, 1, 2) if self.channels_last and a.ndim == 4 else a for a in answers]
+
+
+def _ordered(details: list[dict[str, Any]], names: list[str]) -> list[dict[str, Any]]:
+    """By the names of the ONNX model where all have one, else as they come."""
+    known = {entry["name"].removeprefix("serving_default_").partition(":")[0]: entry for entry in details}
+    return [known[name] for name in names] if set(names) <= set(known) else details
 
 
 def output_names(file: str) -> list[str]:
