@@ -13,6 +13,7 @@ Feed = dict[str, np.ndarray]
 Run = Callable[[Feed], list[np.ndarray]]
 # LiteRT with inputs and outputs as the ONNX model has them, and with pictures' channels last.
 LAYOUTS = ("tflite", "tflite-nhwc")
+INTEGERS = (np.int8, np.uint8)
 
 
 def load(
@@ -44,7 +45,8 @@ class LiteRT:
     """A .tflite file in ai-edge-litert with XNNPACK, whoever wrote it.
 
     Inputs and outputs are found by name, else by their place. `arranged` is what `infer` takes: it is done before the
-    time is taken, since the layout that a file wants is the business of who feeds it.
+    time is taken, since the layout and the integers that a file wants are the business of who feeds it; and `restored`
+    is done after.
     """
 
     def __init__(self, file: str, threads: int, outputs: list[str], channels_last: bool) -> None:
@@ -62,6 +64,10 @@ class LiteRT:
             array = feed[name]
             if self.channels_last and array.ndim == 4:
                 array = array.transpose(0, 2, 3, 1)
+            if array.dtype == np.float32 and details["dtype"] in INTEGERS:
+                scale, zero = details["quantization"]
+                limits = np.iinfo(details["dtype"])
+                array = np.clip(np.rint(array / np.float32(scale)) + zero, limits.min, limits.max)
             found.append((details["index"], np.ascontiguousarray(array.astype(details["dtype"], copy=False))))
         return found
 
@@ -71,10 +77,18 @@ class LiteRT:
         self.interpreter.invoke()
         return [self.interpreter.get_tensor(details["index"]) for details in self.outputs]
 
+    def restored(self, answers: list[np.ndarray]) -> list[np.ndarray]:
+        found = []
+        for details, answer in zip(self.outputs, answers, strict=True):
+            scale, zero = details["quantization"]
+            real = details["dtype"] in INTEGERS and scale
+            found.append((answer.astype(np.float32) - zero) * np.float32(scale) if real else answer)
+        return found
+
     def __call__(self, feed: Feed) -> list[np.ndarray]:
         # Some converters' LSTMs keep their state between calls, which no ONNX model means.
         self.interpreter.reset_all_variables()
-        answers = self.infer(self.arranged(feed))
+        answers = self.restored(self.infer(self.arranged(feed)))
         return [a.transpose(0, 3, 1, 2) if self.channels_last and a.ndim == 4 else a for a in answers]
 
 
