@@ -11,8 +11,12 @@ import numpy as np
 
 Feed = dict[str, np.ndarray]
 Run = Callable[[Feed], list[np.ndarray]]
-# LiteRT with inputs and outputs as the ONNX model has them, and with pictures' channels last.
-LAYOUTS = ("tflite", "tflite-nhwc")
+# LiteRT with inputs and outputs as the ONNX model has them, and with the channels of some pictures last.
+LAYOUTS: dict[str, frozenset[str]] = {
+    "tflite": frozenset(),
+    "tflite-nhwc": frozenset({"inputs", "outputs"}),
+    "tflite-nhwc-inputs": frozenset({"inputs"}),
+}
 INTEGERS = (np.int8, np.uint8)
 
 
@@ -37,7 +41,7 @@ def load(
     if target == "onnxruntime":
         return _onnxruntime(file, threads, outputs)
     if target in LAYOUTS:
-        return LiteRT(file, threads, outputs, channels_last=target == "tflite-nhwc")
+        return LiteRT(file, threads, outputs, channels_last=LAYOUTS[target])
     return _openvino(file, threads, outputs, hint)
 
 
@@ -49,7 +53,7 @@ class LiteRT:
     is done after.
     """
 
-    def __init__(self, file: str, threads: int, outputs: list[str], channels_last: bool) -> None:
+    def __init__(self, file: str, threads: int, outputs: list[str], channels_last: frozenset[str]) -> None:
         from ai_edge_litert.interpreter import Interpreter
 
         self.interpreter = Interpreter(model_path=file, num_threads=threads)
@@ -62,7 +66,7 @@ class LiteRT:
         found = []
         for name, details in zip(feed, _ordered(self.inputs, list(feed)), strict=True):
             array = feed[name]
-            if self.channels_last and array.ndim == 4:
+            if "inputs" in self.channels_last and array.ndim == 4:
                 array = array.transpose(0, 2, 3, 1)
             if array.dtype == np.float32 and details["dtype"] in INTEGERS:
                 scale, zero = details["quantization"]
@@ -89,7 +93,8 @@ class LiteRT:
         # Some converters' LSTMs keep their state between calls, which no ONNX model means.
         self.interpreter.reset_all_variables()
         answers = self.restored(self.infer(self.arranged(feed)))
-        return [a.transpose(0, 3, 1, 2) if self.channels_last and a.ndim == 4 else a for a in answers]
+        turned = "outputs" in self.channels_last
+        return [answer.transpose(0, 3, 1, 2) if turned and answer.ndim == 4 else answer for answer in answers]
 
 
 def _ordered(details: list[dict[str, Any]], names: list[str]) -> list[dict[str, Any]]:

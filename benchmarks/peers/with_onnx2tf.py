@@ -34,7 +34,9 @@ def main() -> None:
         input_onnx_file_path=str(folder / "model.onnx"), output_folder_path=str(folder / "converted"), **told
     )
     name = "model_integer_quant" if options.get("int8") else "model_float32"
-    samples.answer(asked, start, folder / "converted" / f"{name}.tflite", layout="tflite-nhwc", notes=[])
+    # TensorFlow's converter leaves outputs as the ONNX model has them.
+    layout = "tflite-nhwc-inputs" if options["backend"] == "tf_converter" else "tflite-nhwc"
+    samples.answer(asked, start, folder / "converted" / f"{name}.tflite", layout=layout, notes=[])
 
 
 def _representative(asked: dict) -> list[list]:
