@@ -92,7 +92,7 @@ def folders(arguments: argparse.Namespace) -> dict[str, Path]:
     return {name: prepared[name] for name in wanted} | own
 
 
-def _chosen(text: str, known: Any) -> list[str]:
+def chosen(text: str, known: Any) -> list[str]:
     names = text.split(",")
     unknown = [name for name in names if name not in known]
     if unknown:
@@ -100,8 +100,9 @@ def _chosen(text: str, known: Any) -> list[str]:
     return names
 
 
-def environment() -> dict[str, Any]:
-    packages = ("edgepack", "numpy", "onnx", "onnxruntime", "openvino")
+def environment(*more: str) -> dict[str, Any]:
+    """The machine, and the versions of what computes; `more` are further packages."""
+    packages = ("edgepack", "numpy", "onnx", "onnxruntime", "openvino", *more)
     cpu = [line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -131,16 +132,16 @@ def main() -> None:
 
     progress = Console(stderr=True, highlight=False)
     settings = run.Settings(
-        targets=tuple(_chosen(arguments.targets, TARGETS)),
+        targets=tuple(chosen(arguments.targets, TARGETS)),
         threads=tuple(dict.fromkeys(int(count) for count in arguments.threads.split(","))),
         seconds=arguments.seconds,
         limit=arguments.limit,
         envs=arguments.envs.expanduser().resolve(),
         hint=None if arguments.openvino_hint == "default" else arguments.openvino_hint,
-        again=frozenset(_chosen(arguments.again, METHODS) if arguments.again else ()),
+        again=frozenset(chosen(arguments.again, METHODS) if arguments.again else ()),
         say=lambda words: progress.print(f"{datetime.datetime.now():%H:%M:%S} {words}"),
     )
-    names = _chosen(arguments.methods, METHODS)
+    names = chosen(arguments.methods, METHODS)
     methods = [METHODS[name] for name in names if arguments.search_share or name != "edgepack-max-drop"]
     cache = arguments.cache.expanduser().resolve()
     results = []

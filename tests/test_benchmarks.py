@@ -1,4 +1,4 @@
-"""benchmarks/quantize.py on a tiny model, with what CI has: float, ONNX Runtime's own quantizer, edgepack."""
+"""benchmarks/quantize.py and convert.py on a tiny model, with what CI has: ONNX Runtime's own quantizer, edgepack."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def part(monkeypatch: pytest.MonkeyPatch):
     return load
 
 
-def compare(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "quantize.py"), *map(str, arguments)]
+def compare(*arguments: object, script: str = "quantize.py") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / script), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=600)
 
 
@@ -71,6 +71,86 @@ def test_table_and_json_of_a_small_model(convnet_files: Path, tmp_path: Path) ->
     assert "ort for onnxruntime" in anew.stderr and "edgepack" not in anew.stderr
 
 
+def test_files_of_a_small_model_beside_the_graphs_they_are_of(convnet_files: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ai_edge_litert")
+    report = tmp_path / "report.json"
+    asked = [
+        *("--model", f"tiny={convnet_files}", "--cache", tmp_path / "cache", "--json", report),
+        *("--converters", "edgepack-float,edgepack-float-rpi5,edgepack-int8,quantizer-onnx2tf"),
+        *("--samples", 40, "--seconds", 0.2),
+    ]
+    first = compare(*asked, script="convert.py")
+    assert first.returncode == 0, first.stderr
+    for words in ("edgepack-float-rpi5: the file of edgepack-float", "float within 1e-4", "int8 within 0.3 points"):
+        assert words in first.stdout
+    (result,) = json.loads(report.read_text())["models"]
+    rows = {row["method"]: row for row in result["rows"]}
+    assert result["split"] == {"calibration": 64, "search": 0, "report": 40}
+    assert rows["quantizer-onnx2tf"]["skipped"] == "there is no file of onnx2tf"
+    assert rows["edgepack-float"]["largest_error"] < 1e-5 < rows["edgepack-int8"]["largest_error"]
+    assert rows["onnxruntime-qdq"]["beside_db"] is None and rows["onnxruntime-qdq"]["qdq_agreement"] == 100
+    assert rows["edgepack-int8"]["beside_db"] is None or rows["edgepack-int8"]["beside_db"] > 25
+    for name in ("onnxruntime-float", "onnxruntime-qdq", "openvino-qdq", "edgepack-float", "edgepack-int8"):
+        assert 0 < rows[name]["latency"]["1"]["p50_ms"] < 100
+    found = result["demands"]
+    assert found["float_error"]["kept"] and found["float_speed"] is None and found["quantizers"] == []
+    assert found["qdq"]["openvino"]["verdict"] in ("kept", "equal", "further")
+    again = compare(*asked, script="convert.py")
+    assert not again.stderr.strip() and again.stdout == first.stdout
+
+
+def test_a_converter_whose_answers_are_wrong_is_not_the_fastest(part) -> None:
+    def row(name: str, milliseconds: float, error: float) -> dict:
+        rounds = {1: [[[milliseconds] * 3] * 4] * 3}
+        return {"method": name, "largest_error": error, "rounds": rounds, "latency": {1: {"p50_ms": milliseconds}}}
+
+    rows = [
+        row("edgepack-float", 1.1, 1e-6),
+        row("onnx2tf", 0.2, 0.8),
+        row("tflite-converter", 1.0, 1e-6),
+        row("litert-torch", 2.0, 0.0),
+    ]
+    found = part("demands").judge(part("metrics").find("top1", {}), {row["method"]: row for row in rows})
+    assert found["float_speed"]["peer"] == "tflite-converter" and found["float_speed"]["verdict"] == "slower"
+    assert found["float_speed"]["times"]["median"] == pytest.approx(1.1)
+
+
+def test_a_file_with_channels_last_is_fed_so(part, tmp_path: Path) -> None:
+    pytest.importorskip("ai_edge_litert")
+    from edgepack import target
+    from edgepack.model import Model
+
+    n = helper.make_node
+    weights = {"w": models.random((4, 3, 1, 1))}
+    plain = models.model([n("Conv", ["x", "w"], ["y"])], {"x": [1, 3, 5, 6]}, {"y": [1, 4, 5, 6]}, weights)
+    turned = models.model(
+        [
+            n("Transpose", ["x"], ["t"], perm=[0, 3, 1, 2]),
+            n("Conv", ["t", "w"], ["c"]),
+            n("Transpose", ["c"], ["y"], perm=[0, 2, 3, 1]),
+        ],
+        {"x": [1, 5, 6, 3]},
+        {"y": [1, 5, 6, 4]},
+        weights,
+    )
+    feed, answers = {"x": models.random((1, 3, 5, 6))}, []
+    for layout, proto in (("tflite", plain), ("tflite-nhwc", turned)):
+        folder = tmp_path / layout
+        folder.mkdir()
+        file = folder / target.load("tflite").lower(Model.from_proto(proto), folder)
+        answers.append(part("runtimes").load(layout, str(file), 1, ["y"])(feed)[0])
+    assert np.array_equal(*answers)
+
+
+def test_an_environment_without_its_interpreter_is_a_row(part, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    environments = part("environments")
+    (tmp_path / "peers").mkdir()
+    (tmp_path / "peers" / "odd.txt").write_text("")
+    monkeypatch.setattr(environments, "HERE", tmp_path)
+    with pytest.raises(RuntimeError, match=r"python9\.9"):
+        environments.python("odd", tmp_path / "envs", "python9.9")
+
+
 def test_a_float_model_that_does_not_run_ends_in_a_line(tmp_path: Path) -> None:
     folder = tmp_path / "odd"
     folder.mkdir()
@@ -91,7 +171,7 @@ def test_a_method_that_fails_is_a_row_and_tried_again(part, tmp_path: Path) -> N
         tries.append(folder)
         raise part("children").ChildFailed("exit code 1: no memory")
 
-    cached = part("run")._cached
+    cached = part("run").cached
     assert [cached(tmp_path / "made", "key", fail)["error"] for _ in range(2)] == ["exit code 1: no memory"] * 2
     assert len(tries) == 2
     assert cached(tmp_path / "made", "key", lambda folder: {"file": "x"})["file"] == "x"

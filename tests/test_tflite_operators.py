@@ -205,6 +205,36 @@ def test_a_spelled_out_gelu_is_one_operator(name: str, tmp_path: Path) -> None:
     assert operators(lowered(cases.GELUS[name].proto, tmp_path)) == ["GELU"]
 
 
+@pytest.mark.parametrize(
+    ("name", "kinds"),
+    [
+        ("matmul_bias", ["FULLY_CONNECTED"]),
+        ("matmul_bias_relu", ["FULLY_CONNECTED"]),
+        ("matmul_bias_by_row", ["FULLY_CONNECTED", "ADD"]),
+        ("matmul_keys", ["BATCH_MATMUL"]),
+        ("gather_one", ["SLICE", "RESHAPE"]),
+    ],
+)
+def test_a_transformers_steps_are_few_and_xnnpacks(name: str, kinds: list[str], tmp_path: Path) -> None:
+    assert operators(lowered(cases.FLOAT[name].proto, tmp_path)) == kinds
+
+
+def test_a_stream_of_tokens_is_turned_once(tmp_path: Path) -> None:
+    kinds = operators(lowered(cases.BEHIND_CONV["tokens"].proto, tmp_path))
+    # The input, the picture to rows of channels, and the rows to tokens.
+    assert kinds.count("TRANSPOSE") == 3 and kinds.count("ADD") == 2
+
+
+@pytest.mark.parametrize(("name", "windows"), [("conv_signal", 16), ("conv_signal_1d", 15), ("conv_signal_stereo", 8)])
+def test_a_signals_first_convolution_reads_several_steps_as_channels(name: str, windows: int, tmp_path: Path) -> None:
+    path = lowered(cases.CONVOLUTIONS[name].proto, tmp_path)
+    session: Any = interpreter.Interpreter(str(path), experimental_op_resolver_type=KERNELS["builtin"])
+    shapes = {details["index"]: details["shape"] for details in session.get_tensor_details()}
+    (conv,) = (details for details in session._get_ops_details() if details["op_name"] == "CONV_2D")
+    picture, kernel = (shapes[index] for index in conv["inputs"][:2])
+    assert max(shapes[conv["outputs"][0]][1:3]) == windows and picture[3] == kernel[3] > 2
+
+
 def test_an_erf_that_is_no_gelu_stays_one(tmp_path: Path) -> None:
     n, constants = cases.n, {"root": cases.scalar(2**0.5), "one": cases.scalar(1), "third": cases.scalar(1 / 3)}
     spelled = [

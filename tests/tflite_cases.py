@@ -180,6 +180,12 @@ CONVOLUTIONS = {
     "conv_1d": one("Conv", [1, 3, 20], weights=[W((5, 3, 4)), W((5,), 1)], strides=[3], pads=[2, 1]),
     "conv_1d_dilated": one("Conv", [2, 3, 20], weights=[W((5, 3, 3))], dilations=[4], pads=[8, 0]),
     "conv_1d_depthwise": one("Conv", [1, 3, 20], weights=[W((3, 1, 3)), W((3,), 1)], group=3, pads=[1, 1]),
+    "conv_signal": one(
+        "Conv", [1, 1, 64, 1], weights=[W((5, 1, 12, 1)), W((5,), 1)], strides=[4, 1], pads=[5, 0, 6, 0]
+    ),
+    "conv_signal_1d": one("Conv", [2, 1, 45], weights=[W((5, 1, 7))], strides=[3], pads=[2, 3]),
+    "conv_signal_stereo": one("Conv", [1, 2, 1, 34], weights=[W((5, 2, 1, 6))], strides=[1, 4]),
+    "conv_signal_unread": one("Conv", [1, 1, 34], weights=[W((5, 1, 4))], strides=[4]),
     "transposed": one("ConvTranspose", [1, 3, 5, 6], weights=[W((3, 4, 3, 3)), W((4,), 1)], strides=[2, 2]),
     "transposed_plain": one("ConvTranspose", [1, 3, 5, 5], weights=[W((3, 4, 2, 2)), W((4,), 1)], strides=[2, 2]),
     "transposed_pads": one("ConvTranspose", [1, 3, 5, 6], weights=[W((3, 4, 3, 3))], strides=[2, 2], pads=[1] * 4),
@@ -244,6 +250,20 @@ PRODUCTS = {
     "einsum_matrix": one("Einsum", [4, 5], [5, 6], equation="ij,jk->ki"),
     "einsum_outer": one("Einsum", [4], [6], equation="i,j->ij"),
     "matmul_relu": case([n("MatMul", "x z", "m"), n("Relu", "m", "y")], {"x": [3, 4], "z": [4, 5]}),
+    "matmul_bias": case(
+        [n("MatMul", "x w", "m"), n("Add", "b m", "y")], {"x": [2, 3, 4]}, {"w": W((4, 5)), "b": W((5,))}
+    ),
+    "matmul_bias_relu": case(
+        [n("MatMul", "x w", "m"), n("Add", "m b", "a"), n("Relu", "a", "y")],
+        {"x": [2, 3, 4]},
+        {"w": W((4, 5)), "b": W((1, 1, 5))},
+    ),
+    "matmul_bias_by_row": case(
+        [n("MatMul", "x w", "m"), n("Add", "m b", "y")], {"x": [2, 3, 4]}, {"w": W((4, 5)), "b": W((3, 1))}
+    ),
+    "matmul_keys": case(
+        [n("Transpose", "k", "t", perm=[0, 1, 3, 2]), n("MatMul", "q t", "y")], {"q": [1, 2, 3, 4], "k": [1, 2, 5, 4]}
+    ),
     "gemm_relu": case([n("Gemm", "x w b", "m"), n("Relu", "m", "y")], {"x": [3, 4]}, {"w": W((4, 5)), "b": W((5,))}),
 }
 
@@ -585,6 +605,18 @@ BEHIND_CONV = {
         [n("Slice", "c s e a t", "y")], {"s": ints(-1, 0), "e": ints(-99, 4), "a": ints(1, 2), "t": ints(-1, 2)}
     ),
     "gather_channel": _around_conv([n("Gather", "c i", "y", axis=1)], {"i": ints(2, 0)}),
+    "gather_one_channel": _around_conv([n("Gather", "c i", "y", axis=1)], {"i": np.array(-2)}),
+    "tokens": _around_conv(
+        [
+            n("Reshape", "c s", "r"),
+            n("Transpose", "r", "t", perm=[0, 2, 1]),
+            n("Add", "t p", "a"),
+            n("MatMul", "a k", "m"),
+            n("Add", "a m", "b"),
+            n("MatMul", "b k", "y"),
+        ],
+        {"s": ints(1, 4, -1), "p": W((1, 36, 4)), "k": W((4, 4))},
+    ),
     "argmax": _around_conv([n("ArgMax", "c", "y", axis=1)], out_type=INT),
     "batch_norm": _around_conv(
         [n("BatchNormalization", "c s o m v", "y")], {k: np.abs(W((4,), i)) for i, k in enumerate("somv")}

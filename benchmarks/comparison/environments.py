@@ -12,11 +12,14 @@ from pathlib import Path
 from comparison.methods import HERE
 
 
-def python(needs: str, envs: Path) -> str:
+def python(needs: str, envs: Path, by: str = "") -> str:
     """The interpreter that has `peers/NEEDS.txt` installed; this one where nothing is needed.
 
+    Args:
+        by: the interpreter that makes the environment, a command on the PATH; this one if empty.
+
     Raises:
-        RuntimeError: pip failed; what it said is the message.
+        RuntimeError: pip failed, or there is no such interpreter; what it said is the message.
     """
     if not needs:
         return sys.executable
@@ -26,13 +29,25 @@ def python(needs: str, envs: Path) -> str:
     if stamp.is_file() and stamp.read_text() == wanted:
         return str(interpreter)
     shutil.rmtree(folder, ignore_errors=True)
-    venv.create(folder, with_pip=True)
+    if by:
+        _make_by(by, folder)
+    else:
+        venv.create(folder, with_pip=True)
     command = [str(interpreter), "-m", "pip", "install", "-q", "--disable-pip-version-check", "-r"]
     made = subprocess.run([*command, str(HERE / "peers" / f"{needs}.txt")], capture_output=True, text=True)
     if made.returncode:
         raise RuntimeError(f"{needs}: {made.stderr.strip().splitlines()[-1]}")
     stamp.write_text(wanted)
     return str(interpreter)
+
+
+def _make_by(command: str, folder: Path) -> None:
+    try:
+        made = subprocess.run([command, "-m", "venv", str(folder)], capture_output=True, text=True)
+    except OSError:
+        raise RuntimeError(f"it needs {command}, which is not here") from None
+    if made.returncode:
+        raise RuntimeError(f"{command}: {(made.stderr.strip().splitlines() or ['no word'])[-1]}")
 
 
 def plain() -> dict[str, str]:

@@ -1,7 +1,9 @@
 """Worker: one file over the reporting samples, one after another, as a device would.
 
 Request: target, file, runner and hint (or null), model (the float original), report (.npz), metric, threads, reference
-(.npy, written if `is_reference`), records (.npz, written). Answer: the figures; the records hold a row a sample.
+(.npy, written if `is_reference`), records (.npz, written), and if wanted `keep` (.npy, the first float outputs are
+written) and `beside` (.npy, another file's, which ours are held against too). Answer: the figures; the records hold a
+row a sample.
 """
 
 from __future__ import annotations
@@ -25,27 +27,37 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
         arrays = {key: archive[key] for key in archive.files}
     truth = arrays.pop("y")
     reference = None if request["is_reference"] else np.load(request["reference"], mmap_mode="r")
+    other = np.load(request["beside"], mmap_mode="r") if request.get("beside") else None
+    keep = request["reference"] if request["is_reference"] else request.get("keep")
     kept: list[np.ndarray] = []
-    records, answers, power = [], [], []
+    records, answers, power, beside, errors = [], [], [], [], []
     for index in range(len(truth)):
         outputs = model({key: array[index] for key, array in arrays.items()})
         first = next(output for output in outputs if np.issubdtype(output.dtype, np.floating))
-        if reference is None:
+        if keep:
             kept.append(first)
         power.append(_power(first if reference is None else reference[index], first))
+        errors.append(0.0 if reference is None else _error(reference[index], first))
+        if other is not None:
+            beside.append(_power(other[index], first))
         records.append(metric.record(outputs, truth[index]))
         if metric.answer is not None:
             answers.append(metric.answer(outputs))
-    if request["is_reference"]:
-        np.save(request["reference"], np.stack(kept))
+    if keep:
+        np.save(keep, np.stack(kept))
     rows = np.stack(records)
     np.savez(
-        request["records"], records=rows, power=np.array(power), answers=np.array(answers if answers else [], dtype=str)
+        request["records"],
+        records=rows,
+        power=np.array(power),
+        beside=np.array(beside),
+        answers=np.array(answers if answers else [], dtype=str),
     )
-    signal, noise = np.sum(power, 0)
     return {
         "value": metric.value(rows, np.ones(len(rows))),
-        "sqnr_db": None if noise == 0 else float(10 * np.log10(max(signal, 1e-30) / noise)),
+        "sqnr_db": _decibels(power),
+        "beside_db": _decibels(beside) if beside else None,
+        "largest_error": max(errors),
         "samples": len(rows),
         "bytes": _bytes(Path(request["file"])),
     }
@@ -57,6 +69,18 @@ def _power(reference: np.ndarray, actual: np.ndarray) -> tuple[float, float]:
     if reference.shape != actual.shape or not np.isfinite(actual).all():
         return signal, signal
     return signal, float(np.sum(np.square(reference.astype(np.float64) - actual)))
+
+
+def _decibels(power: list[tuple[float, float]]) -> float | None:
+    signal, noise = np.sum(power, 0)
+    return None if noise == 0 else float(10 * np.log10(max(signal, 1e-30) / noise))
+
+
+def _error(reference: np.ndarray, actual: np.ndarray) -> float:
+    """The largest difference, as a share of the largest number."""
+    if reference.shape != actual.shape or not np.isfinite(actual).all():
+        return float("inf")
+    return float(np.abs(reference - actual).max() / max(float(np.abs(reference).max()), 1e-30))
 
 
 def _bytes(file: Path) -> int:

@@ -100,7 +100,9 @@ def serve(path: str) -> None:
     with np.load(job["timing"], allow_pickle=False) as archive:
         arrays = {key: archive[key] for key in archive.files}
     count = len(next(iter(arrays.values())))
-    feeds = [{key: array[index] for key, array in arrays.items()} for index in range(count)]
+    feeds: list[Any] = [{key: array[index] for key, array in arrays.items()} for index in range(count)]
+    if isinstance(model, runtimes.LiteRT):
+        feeds, model = [model.arranged(feed) for feed in feeds], model.infer
     turn = 0
 
     def once() -> float:

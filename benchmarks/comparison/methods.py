@@ -18,13 +18,15 @@ class Method:
     """A way to quantize.
 
     `script` lies in peers/ and runs in the environment `needs` (a requirements file there; the benchmark's own if
-    empty). `forms` maps a runtime to what is made for it: where two runtimes share a form, one file serves both.
+    empty), which `python` makes where the packages ask for another version. `forms` maps a runtime to what is made
+    for it: where two runtimes share a form, one file serves both.
     """
 
     name: str
     words: str
     script: str = ""
     needs: str = ""
+    python: str = ""
     forms: dict[str, str] = field(default_factory=lambda: dict.fromkeys(TARGETS, "onnx"))
     options: dict[str, Any] = field(default_factory=dict)
 

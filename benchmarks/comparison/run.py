@@ -44,13 +44,13 @@ def compare(task: Task, methods: Iterable[Method], settings: Settings) -> dict[s
     """
     for name in settings.again:
         shutil.rmtree(task.work / "methods" / name, ignore_errors=True)
-    reference = _reference(task, settings)
+    reference = reference_of(task, settings)
     rows = [_row(task, method, target, settings) for method in methods for target in settings.targets]
     for row in rows:
         if "records" in row:
-            row |= _beside_float(task, row, reference)
+            row |= beside_float(task, row, reference)
     for target in settings.targets if settings.seconds else ():
-        _time(task, [row for row in rows if row["target"] == target and "records" in row], target, settings)
+        time_files(task, [row for row in rows if row["target"] == target and "records" in row], target, settings)
     return {
         "name": task.name,
         "family": task.family,
@@ -66,18 +66,18 @@ def compare(task: Task, methods: Iterable[Method], settings: Settings) -> dict[s
 # --- making and evaluating ------------------------------------------------------------------------------
 
 
-def _reference(task: Task, settings: Settings) -> Path:
+def reference_of(task: Task, settings: Settings) -> Path:
     """The records of the float model in ONNX Runtime, which everything is compared with."""
     folder = task.work / "reference"
     if not (folder / "done.json").is_file():
         settings.say(f"{task.name}: the float model's answers")
-        request = _evaluation(task, folder, "onnxruntime", str(task.model), is_reference=True)
+        request = evaluation(task, folder, "onnxruntime", str(task.model), is_reference=True)
         found = ask(worker("evaluate"), request, folder, True, settings.limit)
         (folder / "done.json").write_text(json.dumps(found))
     return folder / "records.npz"
 
 
-def _evaluation(
+def evaluation(
     task: Task,
     folder: Path,
     target: str,
@@ -87,6 +87,7 @@ def _evaluation(
     hint: str | None = None,
     is_reference: bool = False,
 ) -> dict[str, Any]:
+    """What evaluate.run takes."""
     return {
         "target": target,
         "file": file,
@@ -106,15 +107,15 @@ def _row(task: Task, method: Method, target: str, settings: Settings) -> Row:
     """A method's file for a runtime and its figures; `skipped` or `error` says why there are none."""
     row: Row = {"method": method.name, "target": target, "latency": {}}
     key = method.key({"edgepack": task.edgepack} if method.is_ours else {"transformer": task.transformer})
-    made = _cached(
+    made = cached(
         task.work / "methods" / method.name / method.forms[target],
         key,
-        lambda folder: _make(task, method, target, folder, settings),
+        lambda folder: make(task, method, target, folder, settings),
     )
     row |= {key: made[key] for key in made if key != "key"}
     if "file" not in made:
         return row
-    judged = _cached(
+    judged = cached(
         task.work / "methods" / method.name / f"judged-{target}",
         f"{key} {settings.hint if target == 'openvino' else None}",
         lambda folder: _judge(task, method, target, made, folder, settings),
@@ -122,7 +123,7 @@ def _row(task: Task, method: Method, target: str, settings: Settings) -> Row:
     return row | {key: judged[key] for key in judged if key != "key"}
 
 
-def _cached(folder: Path, key: str, do: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+def cached(folder: Path, key: str, do: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
     done = folder / "done.json"
     if done.is_file():
         found = json.loads(done.read_text())
@@ -138,7 +139,10 @@ def _cached(folder: Path, key: str, do: Callable[[Path], dict[str, Any]]) -> dic
     return {**found, "key": key}
 
 
-def _make(task: Task, method: Method, target: str, folder: Path, settings: Settings) -> dict[str, Any]:
+def make(
+    task: Task, method: Method, target: str, folder: Path, settings: Settings, given: Path | None = None
+) -> dict[str, Any]:
+    """A method's file; from the float model, or from the file `given`."""
     if not method.script:
         return {"file": str(task.model)}
     settings.say(f"{task.name}: {method.name} for {target}")
@@ -154,11 +158,12 @@ def _make(task: Task, method: Method, target: str, folder: Path, settings: Setti
         "seconds": 0.3,
         "options": method.options,
     }
-    command = [environments.python(method.needs, settings.envs), str(HERE / "peers" / method.script)]
+    command = [environments.python(method.needs, settings.envs, method.python), str(HERE / "peers" / method.script)]
+    model = str(given or task.peer_model)
     try:
-        return ask(command, {**request, "model": str(task.peer_model)}, folder, not method.needs, settings.limit)
+        return ask(command, {**request, "model": model}, folder, not method.needs, settings.limit)
     except ChildFailed as failure:
-        if method.is_ours:
+        if method.is_ours or given is not None:
             raise
         try:  # perhaps the clean-up is to blame
             made = ask(command, {**request, "model": str(task.model)}, folder, not method.needs, settings.limit)
@@ -171,7 +176,7 @@ def _judge(
     task: Task, method: Method, target: str, made: dict[str, Any], folder: Path, settings: Settings
 ) -> dict[str, Any]:
     settings.say(f"{task.name}: {method.name} in {target} on {task.split['report']} samples")
-    request = _evaluation(task, folder, target, made["file"], runner=made.get("runner"), hint=settings.hint)
+    request = evaluation(task, folder, target, made["file"], runner=made.get("runner"), hint=settings.hint)
     found = ask(worker("evaluate"), request, folder, True, settings.limit)
     found.pop("wall_seconds")
     return {**found, "records": str(folder / "records.npz")}
@@ -181,7 +186,7 @@ def metric_of(task: Task) -> metrics.Metric:
     return metrics.find(task.metric, metrics.metadata(str(task.folder / "model.onnx")))
 
 
-def _beside_float(task: Task, row: Row, reference: Path) -> Row:
+def beside_float(task: Task, row: Row, reference: Path) -> Row:
     metric = metric_of(task)
     ours, base = verdicts.read(Path(row["records"])), verdicts.read(reference)
     return {
@@ -193,13 +198,13 @@ def _beside_float(task: Task, row: Row, reference: Path) -> Row:
 # --- latency --------------------------------------------------------------------------------------------
 
 
-def _time(task: Task, rows: list[Row], target: str, settings: Settings) -> None:
+def time_files(task: Task, rows: list[Row], what: str, settings: Settings) -> None:
     """Fill in `latency` by number of threads; rounds stay in the row for the verdicts."""
     names = runtimes.output_names(str(task.model))
     for threads in settings.threads:
         jobs = {
             row["method"]: {
-                "target": target,
+                "target": row.get("layout", row["target"]),
                 "file": row["file"],
                 "runner": row.get("runner"),
                 "hint": settings.hint,
@@ -209,15 +214,15 @@ def _time(task: Task, rows: list[Row], target: str, settings: Settings) -> None:
             }
             for row in rows
         }
-        prints = {name: _print_of(Path(str(job["file"]))) for name, job in jobs.items()}
+        prints = {name: print_of(Path(str(job["file"]))) for name, job in jobs.items()}
         key = hashlib.sha256(json.dumps([prints, jobs, settings.seconds], sort_keys=True).encode()).hexdigest()
-        folder = task.work / f"latency-{target}-{threads}"
+        folder = task.work / f"latency-{what}-{threads}"
 
         def measured(folder: Path, jobs: dict[str, Any] = jobs, threads: int = threads) -> dict[str, Any]:
-            settings.say(f"{task.name}: timing {len(jobs)} files in {target}, {threads} threads")
+            settings.say(f"{task.name}: timing {len(jobs)} files in {what}, {threads} threads")
             return {"rounds": latency.measure(jobs, folder, settings.seconds)}
 
-        found = _cached(folder, key, measured)
+        found = cached(folder, key, measured)
         for row in rows if "rounds" in found else []:
             rounds = found["rounds"][row["method"]]
             row.setdefault("rounds", {})[threads] = rounds
@@ -226,7 +231,7 @@ def _time(task: Task, rows: list[Row], target: str, settings: Settings) -> None:
                 row["latency"][threads]["speedup"] = latency.ratio(found["rounds"]["float"], rounds)
 
 
-def _print_of(file: Path) -> str:
+def print_of(file: Path) -> str:
     """A fingerprint of a model's files."""
     digest = hashlib.sha256()
     for part in sorted({file, file.with_suffix(".bin")}):

@@ -7,10 +7,13 @@ import json
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
+import onnx
 import samples
 
 import edgepack
+from edgepack import target
 
 # What a build does beyond quantizing: no peer writes a bundle, checks it, or times it, and each gets a model that is
 # cleaned up already, in time that is not counted.
@@ -30,6 +33,18 @@ class Stages:
         self.last, self.since = what, now
 
 
+def _keep_graph(name: str, path: Path) -> None:
+    """Have the target write down the ONNX graph it lowers, which its file is compared with."""
+    module: Any = target.load(name)
+    lower = module.lower
+
+    def kept(model: Any, folder: Path) -> str:
+        onnx.save(model.proto(), path)
+        return str(lower(model, folder))
+
+    module.lower = kept
+
+
 def main() -> None:
     asked = samples.request()
     takes = inspect.signature(edgepack.build).parameters
@@ -43,9 +58,10 @@ def main() -> None:
     if unknown:
         samples.skip(asked, f"this edgepack has no --{unknown[0].replace('_', '-')}")
         return
-    bundle = Path(asked["output"]) / "bundle"
+    bundle, graph = Path(asked["output"]) / "bundle", Path(asked["output"]) / "lowered.onnx"
     shutil.rmtree(bundle, ignore_errors=True)
     stages = Stages()
+    _keep_graph(asked["target"], graph)
     start = time.perf_counter()
     built = edgepack.build(
         asked["original"],
@@ -60,7 +76,7 @@ def main() -> None:
     total = time.perf_counter() - start
     stages("done", 0, 0)
     beyond = sum(spent for stage, spent in stages.seconds.items() if stage.startswith(BEYOND))
-    file = next(path for path in (bundle / "model").iterdir() if path.suffix in (".onnx", ".xml"))
+    file = next(path for path in (bundle / "model").iterdir() if path.suffix in (".onnx", ".xml", ".tflite"))
     manifest = json.loads((bundle / "manifest.json").read_text())
     figures = {key: built[key] for key in ("precision", "reason", "warnings", "promise", "search") if key in built}
     if manifest.get("promise"):
@@ -70,6 +86,7 @@ def main() -> None:
         start + beyond,
         file,
         runner=str(bundle / "runner.py"),
+        graph=str(graph),
         notes=built["notes"],
         build_seconds=total,
         stages=stages.seconds,

@@ -19,6 +19,9 @@ _BINARY = {
     "Xor": "NOT_EQUAL",
 }  # fmt: skip
 _ACTIVATED = frozenset({"ADD", "SUB", "MUL", "DIV"})
+# What computes along the last of ONNX's axes, and what takes channels last.
+_IN_ORDER = frozenset({"MatMul", "Gemm", "LayerNormalization", "RMSNormalization"})
+_AS_PICTURES = frozenset({"Conv", "ConvTranspose", "MaxPool", "AveragePool", "GlobalAveragePool", "Resize"})
 _SEVERAL = {"Max": "MAXIMUM", "Min": "MINIMUM", "Sum": "ADD", "Mean": "ADD"}
 
 
@@ -101,7 +104,19 @@ def _met(low: Lowering, unit: Unit) -> tuple[list[Tensor], Perm]:
     """A node's operands, in the order in which they meet."""
     names = [low.data(unit, index) for index in range(len(unit.node.input))]
     perm = joint(low, names, len(low.shape(unit.output)))
+    if _is_wanted_in_order(low, unit, names, perm):
+        perm = identity(len(perm))
     return [operand(low, name, perm) for name in names], perm
+
+
+def _is_wanted_in_order(low: Lowering, unit: Unit, names: Sequence[str], perm: Perm) -> bool:
+    """Whether what reads it needs ONNX's own order, so that one operand is better turned here than all later.
+
+    So a Transformer's stream of tokens, which begins as a picture, is turned once and not behind every block.
+    """
+    readers = {reader.op_type for reader in low.readers.get(unit.output, [])}
+    turned = [name for name in names if low.perm(name) == perm and low.view(name).tensor.data is None]
+    return len(turned) == 1 and bool(readers & _IN_ORDER) and not readers & _AS_PICTURES
 
 
 def joint(low: Lowering, names: Sequence[str], rank: int) -> Perm:

@@ -9,6 +9,7 @@ from ..formula import Formula
 from ..lowering import Lowering
 from ..units import NoForm, Unit
 from .registry import keeps_grid, operator
+from .slicing import sliced
 
 
 def _places(make: Formula, name: str, size: int) -> Tensor:
@@ -26,9 +27,23 @@ def _gather(low: Lowering, unit: Unit) -> None:
     shape = low.shape(unit.node.input[0])
     axis = int(unit.attributes.get("axis", 0)) % len(shape)
     name, by = low.data(unit, 0), unit.node.input[1]
+    held = low.value(by)
+    if held is not None and held.ndim == 0:
+        _one_place(low, unit, name, axis, int(held) % shape[axis])
+        return
     make = Formula(low=low, unit=unit)
     where = low.read(by) if by in low.inputs else _places(make, by, shape[axis])
     low.add("GATHER", [low.read(name), where], [low.result(unit)], "GatherOptions", {"axis": axis, "batchDims": 0})
+
+
+def _one_place(low: Lowering, unit: Unit, name: str, axis: int, place: int) -> None:
+    """A known place is a SLICE, in whatever order the axes are stored; XNNPACK takes no GATHER."""
+    perm = low.perm(name)
+    x, along = low.read(name, perm), perm.index(axis)
+    part = low.temporary(unit, (*x.shape[:along], 1, *x.shape[along + 1 :]), "part", x)
+    sliced(low, x, part, [place if at == along else 0 for at in range(len(perm))])
+    left = tuple(a - (a > axis) for a in perm if a != axis)
+    low.reshape(part, low.result(unit, left))
 
 
 @operator("GatherND")
