@@ -144,7 +144,7 @@ def medians(models: Mapping[str, tuple[Sequence[float], float, float]]) -> Draw:
         axes.set_ylabel("its median, ms")
         axes.set_ylim(bottom=0)
         axes.margins(x=0.08)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.locator_params(axis="x", integer=True)
         if len(models) > 1:
             figure.legend(loc="outside upper left", ncols=len(models))
 
