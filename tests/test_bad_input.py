@@ -1039,7 +1039,7 @@ def run_code(code: str, folder: Path, command: str) -> Done:
 
 
 EXTRAS = {
-    "openvino": ("openvino", f"build {FP32} --device intel-n100", "edgepack[openvino]"),
+    "openvino": ("openvino", f"build {FP32} --device intel-n100 --target openvino", "edgepack[openvino]"),
     "torch": ("torch", "build model.pt2 -o out", "edgepack[torch]"),
 }
 

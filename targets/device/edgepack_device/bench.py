@@ -43,9 +43,11 @@ def measure(arguments):
         "processes": arguments.processes,
         "equivalence": arguments.equivalence,
     }
-    for name in ("threads", "batch", "concurrency", "seconds", "processes"):
+    for name in ("threads", "batch", "concurrency", "processes"):
         if not settings[name] > 0:
             raise HarnessError(2, "--%s should be positive" % name, "leave it out for what is usual")
+    if not settings["seconds"] >= 0:
+        raise HarnessError(2, "--seconds should not be negative", "leave it out for what is usual")
     checks = [None, None]
     if not arguments.unchecked:
         checks = [

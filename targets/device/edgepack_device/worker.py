@@ -24,7 +24,8 @@ WINDOW_S = 0.03
 
 def command(name, *arguments):
     """The command that runs this harness anew, seeing exactly what this process sees."""
-    flags = ["-S", "-s"] if sys.flags.no_site else []
+    # Python writes half a .pyc where the disk is full, and stumbles over it afterwards.
+    flags = ["-B"] + (["-S", "-s"] if sys.flags.no_site else [])
     return [sys.executable] + flags + [os.path.join(KIT, "harness.py"), name] + list(arguments)
 
 
