@@ -37,7 +37,12 @@ def version(kind: str, inputs: Sequence[Any], outputs: Sequence[Any], options: d
     types = {tensor.dtype.name for tensor in (*given, *outputs)}
     first = inputs[1] if kind == "SPLIT" else inputs[2] if kind == "TRANSPOSE_CONV" else given[0]
     dtype, rank = first.dtype, len(first.shape)
-    if dtype == np.float32 and kind in _MIXED and inputs[1].dtype == np.int8:
+    if (
+        dtype == np.float32
+        and kind in _MIXED
+        and inputs[1].dtype == np.int8
+        and np.size(inputs[1].quantization.scale) > 1
+    ):
         return _MIXED[kind]
     found = _special(kind, inputs, outputs, dtype, options)
     if dtype == np.int8:
