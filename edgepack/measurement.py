@@ -25,6 +25,18 @@ def each(result: Measurement) -> list[Measurement]:
     return list(result["measurements"]) if result["kind"] == SWEEP else [result]
 
 
+def setting(one: Mapping[str, Any]) -> str:
+    """How a measurement was taken, in words."""
+    settings = one["settings"]
+    words = [f"{settings['threads']} thread{'s' if settings['threads'] > 1 else ''}"]
+    if settings["batch"] > 1:
+        words.append(f"batch {settings['batch']}")
+    if settings["concurrency"] > 1:
+        words.append(f"{settings['concurrency']} callers")
+    words += [f"{name} {'×'.join(map(str, shape))}" for name, shape in settings["input_shapes"].items()]
+    return ", ".join(words)
+
+
 def hosted(result: Measurement, host: str, *, emulated: bool) -> Measurement:
     """A harness's measurement with where it was taken; on a board that edgepack emulates it is not valid."""
     doubts = list(result["doubts"])

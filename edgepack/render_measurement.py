@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from edgepack.measurement import SWEEP, Measurement, each
+from edgepack.measurement import SWEEP, Measurement, each, setting
 from edgepack.render import check_words, mb, ms
 
 Figures = Mapping[str, Any]
@@ -40,7 +40,7 @@ def measurement(result: Measurement) -> RenderableType:
 
 
 def _single(result: Measurement) -> RenderableType:
-    models, settings = result["models"], result["settings"]
+    models = result["models"]
     table = Table()
     table.add_column("")
     for part in _parts(result):
@@ -50,7 +50,7 @@ def _single(result: Measurement) -> RenderableType:
         if any(cells):
             table.add_row(label, *cells)
     return Group(
-        Text(f"{_title(result)}, {_setting(settings)}", style="bold"),
+        Text(f"{_title(result)}, {setting(result)}", style="bold"),
         table,
         *_verdict(result),
         *_doubts(result),
@@ -109,16 +109,6 @@ def _title(result: Measurement) -> str:
     about = result["bundle"]
     where = "this machine" if result["host"] == "local" else result["host"]
     return f"{about['name']}: {about['target']}, {about['precision']}, on {where}"
-
-
-def _setting(settings: Figures) -> str:
-    words = [f"{settings['threads']} thread{'s' if settings['threads'] > 1 else ''}"]
-    if settings["batch"] > 1:
-        words.append(f"batch {settings['batch']}")
-    if settings["concurrency"] > 1:
-        words.append(f"{settings['concurrency']} callers")
-    words += [f"{name} {'×'.join(map(str, shape))}" for name, shape in settings["input_shapes"].items()]
-    return ", ".join(words)
 
 
 def _verdict(result: Measurement) -> list[RenderableType]:

@@ -36,20 +36,8 @@ def judge(metric: Metric, rows: list[Row], target: str) -> list[Judgement]:
 
 
 def _accuracy(metric: Metric, ours: Row, peers: list[Row]) -> list[Judgement]:
-    records = verdicts.read(Path(ours["records"]))
-    others = [verdicts.read(Path(peer["records"])) for peer in peers]
-    results = [verdicts.difference(metric, records["records"], other["records"]) for other in others]
-    together = verdicts.adjusted([result["p"] for result in results])
-    return [
-        {
-            "peer": peer["method"],
-            "verdict": verdicts.word(result["points"], p),
-            **result,
-            "p_adjusted": p,
-            "sqnr": verdicts.sqnr_difference(records["power"], other["power"]),
-        }
-        for peer, other, result, p in zip(peers, others, results, together, strict=True)
-    ]
+    found = verdicts.beside(metric, Path(ours["records"]), [Path(peer["records"]) for peer in peers])
+    return [{"peer": peer["method"], **one} for peer, one in zip(peers, found, strict=True)]
 
 
 def _speed(ours: Row, peers: list[Row], accuracy: list[Judgement]) -> dict[int, Judgement]:

@@ -67,18 +67,12 @@ def _near_qdq(ours: Row, openvino: Row | None) -> Found:
 
 def _beside_quantizers(metric: Metric, ours: Row, peers: list[Row]) -> list[Found]:
     """Accuracy and SQNR, paired, p by Holm; and our time over theirs."""
-    mine = verdicts.read(Path(ours["records"]))
-    theirs = [verdicts.read(Path(row["records"])) for row in peers]
-    results = [verdicts.difference(metric, mine["records"], other["records"]) for other in theirs]
-    together = verdicts.adjusted([result["p"] for result in results])
+    found = verdicts.beside(metric, Path(ours["records"]), [Path(row["records"]) for row in peers])
     return [
         {
             "peer": peer["method"],
-            **result,
-            "p_adjusted": p,
-            "verdict": verdicts.word(result["points"], p),
-            "sqnr": verdicts.sqnr_difference(mine["power"], other["power"]),
+            **one,
             "times": _times(ours, peer) if "rounds" in ours and "rounds" in peer else None,
         }
-        for peer, other, result, p in zip(peers, theirs, results, together, strict=True)
+        for peer, one in zip(peers, found, strict=True)
     ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -42,6 +43,22 @@ def difference(metric: Metric, first: np.ndarray, second: np.ndarray) -> dict[st
         p = min(1.0, 2 * min(float(np.mean(drawn <= 0)), float(np.mean(drawn >= 0))))
     points = sign * (metric.value(first, ones) - metric.value(second, ones)) + 0.0  # no −0
     return {"points": points, "low": float(low) + 0.0, "high": float(high) + 0.0, "p": p}
+
+
+def beside(metric: Metric, ours: Path, peers: Sequence[Path]) -> list[dict[str, Any]]:
+    """Accuracy and SQNR of one method's records beside those of each other, paired, p by Holm."""
+    mine, theirs = read(ours), [read(path) for path in peers]
+    results = [difference(metric, mine["records"], other["records"]) for other in theirs]
+    together = adjusted([result["p"] for result in results])
+    return [
+        {
+            **result,
+            "p_adjusted": p,
+            "verdict": word(result["points"], p),
+            "sqnr": sqnr_difference(mine["power"], other["power"]),
+        }
+        for other, result, p in zip(theirs, results, together, strict=True)
+    ]
 
 
 def mcnemar(only_first: int, only_second: int) -> float:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edgepack.page.facts import measurements, setting
+from edgepack.measurement import setting
+from edgepack.page.facts import measurements
 from edgepack.page.html import Cell, element, table
 from edgepack.results import Result
 

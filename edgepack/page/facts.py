@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from edgepack.measurement import SWEEP, each
+from edgepack.measurement import SWEEP, each, setting
 from edgepack.results import BUILD, BUNDLE, MEASURED, PROFILE, Result
 
 Measured = Mapping[str, Any]
@@ -48,17 +48,6 @@ def part_name(one: Measured, part: str) -> str:
 def runs(part: Measured) -> list[list[float]]:
     """[process][run] in milliseconds."""
     return [[run for turn in process["rounds_ms"] for run in turn] for process in part["processes"]]
-
-
-def setting(one: Measured) -> str:
-    settings = one["settings"]
-    words = [f"{settings['threads']} thread{'s' if settings['threads'] > 1 else ''}"]
-    if settings["batch"] > 1:
-        words.append(f"batch {settings['batch']}")
-    if settings["concurrency"] > 1:
-        words.append(f"{settings['concurrency']} callers")
-    words += [f"{name} {'×'.join(map(str, shape))}" for name, shape in settings["input_shapes"].items()]
-    return ", ".join(words)
 
 
 def place(one: Measured) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from edgepack.measurement import setting
 from edgepack.page import plots
-from edgepack.page.facts import Measured, measurements, place, setting
+from edgepack.page.facts import Measured, measurements, place
 from edgepack.page.html import Cell, element, figure, table
 from edgepack.results import Result
 

@@ -7,7 +7,8 @@ from html import escape
 from typing import Any, NamedTuple
 
 from edgepack.figures import quality
-from edgepack.page.facts import Measured, about, measurements, part_name, place, promise, setting, single, sizes, sweeps
+from edgepack.measurement import setting
+from edgepack.page.facts import Measured, about, measurements, part_name, place, promise, single, sizes, sweeps
 from edgepack.page.html import box, element
 from edgepack.render import decibels, ms, size
 from edgepack.results import Result

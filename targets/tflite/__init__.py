@@ -2,9 +2,8 @@
 
 The way of a graph: signed (int8 for uint8), folding (what is constant), gelu (its spellings), walk (node by node: units
 says which nodes are one operator, operators/ writes it, lowering is what they write to and read from, axes the order of
-a value's axes), halves, compressed and unsigned (fp16 and int8
-weights, uint8 ends), flatbuffer (the bytes; versions and runtimes say for
-whom). runner is the device's side.
+a value's axes), halves, compressed and unsigned (fp16 and int8 weights, uint8 ends; restored puts a DEQUANTIZE behind
+stored weights), flatbuffer (the bytes; versions and runtimes say for whom). runner is the device's side.
 """
 
 from __future__ import annotations

@@ -6,20 +6,13 @@ bits and multiply integers (TFLite's dynamic range).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from .flatbuffer import Graph, Operator, Quantization, Tensor
+from .flatbuffer import Graph, Quantization, Tensor
+from .restored import store_weights
 
-# Where weights stand among what these operators read, and the axis of their channels.
-_WEIGHTS = {
-    "CONV_2D": (1, 0),
-    "DEPTHWISE_CONV_2D": (1, 3),
-    "TRANSPOSE_CONV": (1, 0),
-    "FULLY_CONNECTED": (1, 0),
-    "GATHER": (0, 0),
-}
 # Those with kernels for float activations and integer weights of a scale a channel, that gain by them.
 _MIXED = frozenset({"CONV_2D", "FULLY_CONNECTED"})
 
@@ -31,25 +24,16 @@ def store_in_int8(graph: Graph, scales: Mapping[str, np.ndarray], *, mixed: bool
         scales: of each channel, by the name of the restored weights.
         mixed: let kernels round activations, where there are such kernels.
     """
-    restored: dict[int, Tensor] = {}
-    made: list[Operator] = []
+    store_weights(graph, lambda weights, axis: _stored(weights, scales, axis), _MIXED if mixed else frozenset())
     for operator in graph.operators:
-        place, axis = _WEIGHTS.get(operator.kind, (None, 0))
-        weights = operator.inputs[place] if place is not None else None
-        stored = _stored(weights, scales, axis) if weights is not None else None
-        if stored is None or weights is None or place is None:
-            continue
-        if mixed and operator.kind in _MIXED:
-            operator.inputs[place] = stored
-            if operator.kind == "FULLY_CONNECTED":
-                operator.options["asymmetricQuantizeInputs"] = True
-            continue
-        if id(weights) not in restored:
-            single = Tensor(name=weights.name, shape=weights.shape, dtype=np.dtype(np.float32))
-            made.append(Operator(kind="DEQUANTIZE", inputs=[stored], outputs=[single], table="DequantizeOptions"))
-            restored[id(weights)] = single
-        operator.inputs[place] = restored[id(weights)]
-    graph.operators[:0] = made
+        if operator.kind == "FULLY_CONNECTED" and _mixes(operator.inputs):
+            operator.options["asymmetricQuantizeInputs"] = True
+
+
+def _mixes(inputs: Sequence[Tensor | None]) -> bool:
+    """Whether float activations meet int8 weights."""
+    x, weights = inputs[0], inputs[1]
+    return x is not None and weights is not None and x.dtype == np.float32 and weights.dtype == np.int8
 
 
 def _stored(tensor: Tensor, scales: Mapping[str, np.ndarray], axis: int) -> Tensor | None:
