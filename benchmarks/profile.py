@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 
-from edgepack.profiling import profile
+from edgepack.measuring.profiling import profile
 
 ATTEMPTS = 3
 

@@ -12,22 +12,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edgepack.benchmark import bench, check
-    from edgepack.comparison import compare
+    from edgepack.building.pipeline import Build, build
     from edgepack.errors import EdgepackError
     from edgepack.inspection import inspect
+    from edgepack.measuring.benchmark import bench, check
     from edgepack.page import report
-    from edgepack.pipeline import Build, build
+    from edgepack.results.comparison import compare
 
 __all__ = ["Build", "EdgepackError", "bench", "build", "check", "compare", "inspect", "report"]
 
 _HOMES = {
-    "Build": "edgepack.pipeline",
+    "Build": "edgepack.building.pipeline",
     "EdgepackError": "edgepack.errors",
-    "bench": "edgepack.benchmark",
-    "build": "edgepack.pipeline",
-    "check": "edgepack.benchmark",
-    "compare": "edgepack.comparison",
+    "bench": "edgepack.measuring.benchmark",
+    "build": "edgepack.building.pipeline",
+    "check": "edgepack.measuring.benchmark",
+    "compare": "edgepack.results.comparison",
     "inspect": "edgepack.inspection",
     "report": "edgepack.page",
 }

@@ -11,8 +11,8 @@ import onnx
 import onnx_ir as ir
 from onnx import helper, shape_inference
 
+from edgepack.bundles.golden import lengths
 from edgepack.errors import ShapeNeeded
-from edgepack.golden import lengths
 from edgepack.model import LARGEST_MESSAGE, Model
 from edgepack.passes.fix_shapes import fix_shapes
 

@@ -7,16 +7,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from edgepack import bundle, inputs, target
 from edgepack import device as devices
+from edgepack import inputs, target
+from edgepack.building.plan import default_target
+from edgepack.bundles import bundle
 from edgepack.cost import Cost, cost_of
 from edgepack.errors import EdgepackError, ShapeNeeded
-from edgepack.metric import harness
+from edgepack.metrics.merit import harness
 from edgepack.model import Model
 from edgepack.passes.fix_shapes import fix_shapes
 from edgepack.passes.placement import place
 from edgepack.passes.raise_opset import RAISE_BELOW, raise_opset
-from edgepack.plan import default_target
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import onnx
 
+from edgepack.data.samples import Feed
 from edgepack.device import detect
 from edgepack.errors import CleanupError, SamplesError, UnsupportedOperator, needs
 from edgepack.model import LARGEST_MESSAGE, Model
-from edgepack.samples import Feed
 
 # Its Linux builds send telemetry unless told not to before the import.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"

@@ -14,9 +14,9 @@ from typing import Protocol, cast
 from packaging.requirements import Requirement
 
 from edgepack import _root
+from edgepack.data.samples import Feed
 from edgepack.errors import UnknownTarget
 from edgepack.model import Model
-from edgepack.samples import Feed
 
 # Metadata of a model with compressed weights: how many activations share a scale where the runtime quantizes them
 # itself before it multiplies; 0 where it should multiply in float.

@@ -22,7 +22,7 @@ from typing import Any
 
 import yaml
 
-from edgepack.wheels import LEGACY, platforms
+from edgepack.bundles.wheels import LEGACY, platforms
 
 HERE = Path(__file__).parent
 TABLE = HERE / "wheels.yaml"

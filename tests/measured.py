@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from edgepack.figures import estimates
+from edgepack.results.figures import estimates
 
 ESTIMATES: Any = estimates()
 ABOUT = {"name": "net", "version": "1", "target": "onnxruntime", "precision": "int8", "device": "rpi5"}

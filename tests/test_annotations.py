@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgepack import preprocess
-from edgepack.annotations import attach, image_size
+from edgepack.data import preprocess
+from edgepack.data.annotations import attach, image_size
+from edgepack.data.samples import Boxes, Samples, read
 from edgepack.errors import LabelsError
-from edgepack.samples import Boxes, Samples, read
 from tests import models
 
 CONVNET = models.in_edgepack(models.convnet(size=32))

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgepack.archive import StoredRows, load
+from edgepack.data.archive import StoredRows, load
+from edgepack.data.samples import read
 from edgepack.errors import EdgepackError
-from edgepack.samples import read
 from tests import models
 
 
@@ -66,7 +66,7 @@ def test_samples_are_the_same_either_way(tmp_path: Path, monkeypatch: pytest.Mon
     model = models.in_edgepack(models.convnet())
     np.savez(tmp_path / "a.npz", x=models.images(20), y=np.arange(20) % 10)
     whole = read(tmp_path / "a.npz", model)
-    monkeypatch.setattr("edgepack.archive.load.__defaults__", (0,))
+    monkeypatch.setattr("edgepack.data.archive.load.__defaults__", (0,))
     rows = read(tmp_path / "a.npz", model)
     for index in range(20):
         np.testing.assert_array_equal(whole.read(index)["x"], rows.read(index)["x"])
@@ -75,12 +75,12 @@ def test_samples_are_the_same_either_way(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_pixels_are_read_row_by_row_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from edgepack import preprocess
+    from edgepack.data import preprocess
 
     model = models.in_edgepack(models.convnet())
     spec = preprocess.read("size=16x16,scale=255")
     planar = np.random.default_rng(0).integers(0, 256, (6, 3, 16, 16), np.uint8)
-    monkeypatch.setattr("edgepack.archive.load.__defaults__", (0,))
+    monkeypatch.setattr("edgepack.data.archive.load.__defaults__", (0,))
     np.savez(tmp_path / "planar.npz", x=planar)
     np.savez(tmp_path / "last.npz", x=planar.transpose(0, 2, 3, 1).copy())
     one, other = (read(tmp_path / f"{name}.npz", model, spec) for name in ("planar", "last"))

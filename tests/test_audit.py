@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from PIL import Image
 
-from edgepack import preprocess
-from edgepack.audit import FEW, audit, refuse_overlap
+from edgepack.data import preprocess
+from edgepack.data.audit import FEW, audit, refuse_overlap
+from edgepack.data.samples import Samples, read
 from edgepack.errors import OverlapError, SamplesError
 from edgepack.model import Model
-from edgepack.samples import Samples, read
 from tests import models
 
 CONVNET = models.in_edgepack(models.convnet())

@@ -27,9 +27,11 @@ from onnx import TensorProto, external_data_helper, helper, numpy_helper
 from PIL import Image
 
 import edgepack
-from edgepack import bundle, demo, device, errors, inputs, samples
 from edgepack import cli as command_line
+from edgepack import demo, device, errors, inputs
 from edgepack._root import DEVICES
+from edgepack.bundles import bundle
+from edgepack.data import samples
 from edgepack.errors import EdgepackError
 from tests import models
 from tests.conftest import Run
@@ -1443,7 +1445,7 @@ INTERRUPTED_IMPORT = """
 import signal, sys
 class Interrupts:
     def find_spec(self, name, path=None, target=None):
-        if name == "edgepack.pipeline":
+        if name == "edgepack.building.pipeline":
             signal.raise_signal(signal.{number})
 sys.meta_path.insert(0, Interrupts())
 from edgepack.cli import main
@@ -1452,7 +1454,8 @@ main()
 # One Ctrl-C while the bundle is written, the next before the unfinished one is removed.
 INTERRUPTED_TWICE = """
 import shutil, signal
-from edgepack import bundle, cli
+from edgepack.bundles import bundle
+from edgepack import cli
 remove = shutil.rmtree
 def interrupt_and_remove(path, *arguments, **options):
     if str(path).endswith(".partial"):

@@ -13,9 +13,11 @@ import pytest
 from onnx import helper
 
 import edgepack
-from edgepack import benchmark, demo, local, measurement
+from edgepack import demo
+from edgepack.bundles import here
 from edgepack.errors import DoubtfulMeasurement, UsageError, WriteFailed, WrongOutput
-from edgepack.metric import harness
+from edgepack.measuring import benchmark, measurement
+from edgepack.metrics.merit import harness
 from tests import models
 from tests.conftest import Run
 from tests.test_harness import reseal
@@ -188,12 +190,12 @@ def test_a_measurement_that_is_not_valid_leaves_no_file(
 
     board = FakeBoard(tmp_path / "root")
     board.throttled(0x4)
-    real = local.harness
+    real = here.harness
 
     def there(bundle: Path, *arguments: str, only: tuple[str, ...] | None = None) -> dict[str, Any]:
         return real(bundle, *arguments, "--root", str(board.root), only=only)
 
-    monkeypatch.setattr(benchmark.local, "harness", there)
+    monkeypatch.setattr(benchmark.here, "harness", there)
     with pytest.raises(DoubtfulMeasurement, match="0x4") as caught:
         edgepack.bench(folder, output=tmp_path / "result.json", **SHORT)
     assert "--accept-doubts" in caught.value.hint and not (tmp_path / "result.json").exists()

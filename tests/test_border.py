@@ -15,14 +15,15 @@ from onnx import helper
 from PIL import Image
 
 import edgepack
-from edgepack import bundle, device, target
-from edgepack.border import Border, border
+from edgepack import device, target
+from edgepack.building.plan import plan
+from edgepack.bundles import bundle
+from edgepack.bundles.border import Border, border
 from edgepack.errors import UnsupportedOperator, UsageError, WrongOutput
-from edgepack.metric import harness
+from edgepack.metrics.merit import harness
 from edgepack.model import Model
 from edgepack.passes.integer_border import input_grid, output_grid
 from edgepack.passes.public_layout import NCHW, NHWC, own_layout, public_layout
-from edgepack.plan import plan
 from edgepack.reference import Session
 from tests import models
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgepack.data.samples import Boxes
 from edgepack.errors import MetricError
 from edgepack.metrics import bootstrap, resolve
 from edgepack.metrics.base import Answer
@@ -17,7 +18,6 @@ from edgepack.metrics.boxes import THRESHOLDS, Matches, match, overlaps, scorer
 from edgepack.metrics.dbnet import regions
 from edgepack.metrics.decode import parse
 from edgepack.metrics.detections import Detections, detections, suppress
-from edgepack.samples import Boxes
 
 PROPERTY = settings(max_examples=40, deadline=None, database=None)
 seeds = st.integers(0, 2**32 - 1)

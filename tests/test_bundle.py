@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edgepack import bundle
+from edgepack.bundles import bundle
 from edgepack.errors import BrokenBundle, OutputExists
 
 

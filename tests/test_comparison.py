@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 import edgepack
-from edgepack.comparison import BETTER, SAME, UNCLEAR, WORSE, Comparison, Row, _apart, compare
 from edgepack.errors import BrokenBundle, NotComparable, UnreadableResult
-from edgepack.figures import typical
+from edgepack.results.comparison import BETTER, SAME, UNCLEAR, WORSE, Comparison, Row, _apart, compare
+from edgepack.results.figures import typical
 from tests.measured import ABOUT, built, diagnosis, doubt, measurement, quality, saved, times
 from tests.test_benchmark import SHORT
 from tests.test_inspection import small_bundle

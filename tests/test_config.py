@@ -15,8 +15,8 @@ import typer.main
 import yaml
 
 from edgepack import cli
-from edgepack.bundle import read_manifest
-from edgepack.config import read
+from edgepack.bundles.bundle import read_manifest
+from edgepack.cli.config import read
 from tests import models
 
 Answer = tuple[int, str, str]

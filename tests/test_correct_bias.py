@@ -11,14 +11,14 @@ import pytest
 from onnx import helper
 
 from edgepack import target
-from edgepack.metric import harness
+from edgepack.data.samples import Samples, read
+from edgepack.metrics.merit import harness
 from edgepack.model import Model
 from edgepack.passes.correct_bias import correct_biases
 from edgepack.passes.placement import place
 from edgepack.passes.quantize import Rounded, activation_grids, quantize, rounded_nearest
-from edgepack.preparation import Steps, prepare
+from edgepack.quantization.preparation import Steps, prepare
 from edgepack.reference import Session
-from edgepack.samples import Samples, read
 from tests import models
 
 # Three bits err enough to be seen.

@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from edgepack import errors
-from edgepack.diagnosis import Diagnosis, diagnose
+from edgepack.quantization.diagnosis import Diagnosis, diagnose
 from tests import models
 from tests.conftest import Run
 from tests.test_promise import pictures, sensor

@@ -12,11 +12,11 @@ import pytest
 from onnx import helper
 
 from edgepack import target
+from edgepack.data.samples import Feed
 from edgepack.errors import UnsupportedOperator
-from edgepack.metric import harness
+from edgepack.metrics.merit import harness
 from edgepack.passes.dynamic import dynamic
 from edgepack.reference import Session
-from edgepack.samples import Feed
 from tests import models
 
 ORT = target.load("onnxruntime").SCHEME

@@ -25,15 +25,15 @@ import pytest
 from onnx import TensorProto, helper
 
 from edgepack import _root, target
+from edgepack.building.plan import plan
+from edgepack.bundles.remote_bundle import detect
 from edgepack.errors import HostError, HostLost, UsageError
 from edgepack.hosts import Completed, board_root, connect, emulated
 from edgepack.hosts.emulated import ARCHES, CPUS, Emulated, parse
 from edgepack.model import Model
 from edgepack.passes.dynamic import dynamic
-from edgepack.plan import plan
+from edgepack.quantization.saturation import answers
 from edgepack.reference import Session
-from edgepack.remote_bundle import detect
-from edgepack.saturation import answers
 from tests import models
 from tests.test_saturation import every_layer, loud
 

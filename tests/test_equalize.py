@@ -11,14 +11,14 @@ import pytest
 from onnx import helper
 
 from edgepack import target
+from edgepack.data.samples import Samples
 from edgepack.model import Model
 from edgepack.passes.equalize import equalize
 from edgepack.passes.quantize import quantize
 from edgepack.passes.rescale import rescale
 from edgepack.passes.scale_groups import LAYERS, NORMS, ScaleGroups
-from edgepack.preparation import Steps, prepare
+from edgepack.quantization.preparation import Steps, prepare
 from edgepack.reference import Session
-from edgepack.samples import Samples
 from edgepack.target import Scheme
 from tests import models
 from tests.test_quantize import ORT, samples_of

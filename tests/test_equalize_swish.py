@@ -9,12 +9,12 @@ import pytest
 from onnx import helper, numpy_helper
 
 from edgepack import target
+from edgepack.data.samples import Samples
 from edgepack.model import Model, constant
 from edgepack.passes.equalize_swish import equalize_swish
 from edgepack.passes.placement import place
 from edgepack.passes.quantize import quantize
 from edgepack.reference import Session
-from edgepack.samples import Samples
 from edgepack.statistics.extent import Extent
 from edgepack.statistics.stream import stream
 from edgepack.target import Scheme

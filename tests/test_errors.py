@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 import pytest
 
-from edgepack import errors, local
+from edgepack import errors
 from edgepack._root import TARGETS
+from edgepack.bundles import here
 from edgepack.errors import EdgepackError
 
 ROOT = Path(__file__).parent.parent
@@ -130,8 +131,8 @@ def test_the_harness_documents_the_codes_it_ends_with() -> None:
 def test_the_harness_means_the_same_by_a_code() -> None:
     known = {kind.exit_code for kind in kinds()}
     assert set(harness_codes()) - {0} <= known
-    assert set(local._ERRORS) == set(harness_codes()) - _PLAIN
-    for code, kind in local._ERRORS.items():
+    assert set(here._ERRORS) == set(harness_codes()) - _PLAIN
+    for code, kind in here._ERRORS.items():
         assert kind.exit_code == code
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from edgepack.comparison import compare
 from edgepack.errors import GATE_FAILED, DoubtfulMeasurement, NotComparable, UsageError
-from edgepack.gate import CHANGE, PERCENT, VALUE, conditions, judge
+from edgepack.results.comparison import compare
+from edgepack.results.gate import CHANGE, PERCENT, VALUE, conditions, judge
 from tests.measured import built, doubt, measurement, quality, saved, times
 from tests.test_config import Edgepack, run_here
 

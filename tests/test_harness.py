@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgepack import demo, local, target
-from edgepack.metric import harness
-from edgepack.pipeline import Build
+from edgepack import demo, target
+from edgepack.building.pipeline import Build
+from edgepack.bundles import here
+from edgepack.metrics.merit import harness
 from tests.test_targets import usable
 
 Harness = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -43,7 +44,7 @@ def device(built: Build, tmp_path: Path) -> Harness:
     """Run a bundle's harness where only numpy, Pillow and the runtime can be imported."""
     library = tmp_path / "library"
     library.mkdir()
-    local.link_only(("numpy", "pillow", *target.load(built.target).REQUIREMENTS), library)
+    here.link_only(("numpy", "pillow", *target.load(built.target).REQUIREMENTS), library)
 
     def run(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
         environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": str(library)}
@@ -147,7 +148,7 @@ def test_the_checksums_are_those_of_sha256sum(unpacked: Path) -> None:
 def test_without_its_runtime_the_harness_says_what_to_install(unpacked: Path, tmp_path: Path) -> None:
     library = tmp_path / "bare"
     library.mkdir()
-    local.link_only(("numpy", "pillow"), library)
+    here.link_only(("numpy", "pillow"), library)
     environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": str(library)}
     command = [sys.executable, "-S", "-s", "-B", str(unpacked / "harness.py"), "check"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)

@@ -13,15 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from edgepack import spill
+from edgepack.data import spill
+from edgepack.data.samples import Samples, read
 from edgepack.errors import LabelsError, MetricError
-from edgepack.judge import Judge, evaluate
-from edgepack.metric import Quality
 from edgepack.metrics import resolve
 from edgepack.metrics.base import AnyMetric
 from edgepack.metrics.classes import top
+from edgepack.metrics.judge import Judge, evaluate
+from edgepack.metrics.merit import Quality
 from edgepack.reference import Session
-from edgepack.samples import Samples, read
 from tests import models
 
 PROPERTY = settings(max_examples=25, deadline=None, database=None)

@@ -10,13 +10,13 @@ import pytest
 from onnx import helper
 
 from edgepack import target
-from edgepack.metric import harness
+from edgepack.data.samples import read
+from edgepack.metrics.merit import harness
 from edgepack.model import Model
 from edgepack.passes.keep_axes import keep_axes
 from edgepack.passes.quantize import quantize
-from edgepack.preparation import prepare
+from edgepack.quantization.preparation import prepare
 from edgepack.reference import Session
-from edgepack.samples import read
 from tests import models
 
 node = helper.make_node

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgepack import preprocess
+from edgepack.data import preprocess
+from edgepack.data.labels import read_characters
+from edgepack.data.samples import Samples, read, subset
 from edgepack.errors import LabelsError
-from edgepack.labels import read_characters
-from edgepack.samples import Samples, read, subset
 from tests import models
 
 MLP = models.in_edgepack(models.mlp())

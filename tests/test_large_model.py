@@ -10,7 +10,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from edgepack import bundle, inputs
+from edgepack import inputs
+from edgepack.bundles import bundle
 from edgepack.model import LARGEST_MESSAGE
 from tests import models
 from tests.conftest import Run

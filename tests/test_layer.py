@@ -9,8 +9,8 @@ import onnx_ir as ir
 import pytest
 from onnx import helper
 
-from edgepack.layer import bias_of, channel_axis, from_matrix, output_axis, patches, to_matrix
 from edgepack.model import Model, constant
+from edgepack.quantization.layer import bias_of, channel_axis, from_matrix, output_axis, patches, to_matrix
 from edgepack.reference import Session
 from tests import models
 

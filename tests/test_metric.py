@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgepack.metric import Quality, harness, holds_scores, too_few
+from edgepack.metrics.merit import Quality, harness, holds_scores, too_few
 
 PROPERTY = settings(max_examples=25, deadline=None, database=None)
 

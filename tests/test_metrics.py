@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgepack.data.samples import Samples
 from edgepack.errors import LabelsError, MetricError, UsageError
 from edgepack.metrics import METRICS, bootstrap, default, resolve
 from edgepack.metrics.base import Answer, AnyMetric
 from edgepack.metrics.decode import KEYS, parse
 from edgepack.metrics.text import edits
-from edgepack.samples import Samples
 
 PROPERTY = settings(max_examples=60, deadline=None, database=None)
 seeds = st.integers(0, 2**32 - 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from onnx import helper
 
-from edgepack.origin import LAYOUT, QUANTIZE, Executed, flattened, origins
+from edgepack.measuring.origin import LAYOUT, QUANTIZE, Executed, flattened, origins
 from tests import models
 
 node = helper.make_node

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgepack.data.samples import Boxes, Samples
 from edgepack.errors import EdgepackError, MetricError
-from edgepack.judge import evaluate
-from edgepack.metric import Quality
 from edgepack.metrics import resolve
-from edgepack.samples import Boxes, Samples
+from edgepack.metrics.judge import evaluate
+from edgepack.metrics.merit import Quality
 
 LABELS = np.array([0.5, 1.5, 2.5, 3.5])
 Score = Callable[..., Quality]

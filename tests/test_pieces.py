@@ -9,11 +9,11 @@ import onnx
 import pytest
 
 from edgepack import target
+from edgepack.data.samples import read
 from edgepack.passes.quantize import quantize
-from edgepack.pieces import pieces, separate
-from edgepack.preparation import prepare
+from edgepack.quantization.pieces import pieces, separate
+from edgepack.quantization.preparation import prepare
 from edgepack.reference import Session
-from edgepack.samples import read
 from tests import models
 
 FEED = {"x": models.images(3, seed=2)}

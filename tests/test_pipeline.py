@@ -13,11 +13,13 @@ import pytest
 from onnx import helper
 
 import edgepack
-from edgepack import bundle, demo, device, pipeline
-from edgepack.cleaning import cleaned
+from edgepack import demo, device
+from edgepack.building import pipeline
+from edgepack.building.cleaning import cleaned
+from edgepack.building.plan import plan
+from edgepack.bundles import bundle
 from edgepack.errors import UnsupportedOperator
-from edgepack.metric import Quality
-from edgepack.plan import plan
+from edgepack.metrics.merit import Quality
 from edgepack.reference import Session
 from tests import models
 

@@ -6,11 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from edgepack import device, pins
+from edgepack import device
 from edgepack import target as targets
+from edgepack.building.plan import AS_IS, Plan, consequences, plan
+from edgepack.bundles import pins
 from edgepack.device import Device, System
 from edgepack.errors import DataNeeded, MissingExtra, UnfitDevice, UnknownTarget, UsageError
-from edgepack.plan import AS_IS, Plan, consequences, plan
 
 
 def planned(
@@ -101,7 +102,7 @@ def test_a_cpu_that_saturates_gets_seven_bits() -> None:
 
 
 def test_latency_here_tells_of_cpus_of_the_same_kind_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgepack.plan.detect", lambda: device.find("rpi5"))
+    monkeypatch.setattr("edgepack.building.plan.detect", lambda: device.find("rpi5"))
     assert planned("rpi5").measurable_here
     assert not planned("rpi4").measurable_here and not planned("intel-n100").measurable_here
 

@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from edgepack import preprocess
+from edgepack.data import preprocess
 from edgepack.errors import PreprocessError
 
 CODE = preprocess.code()

@@ -12,10 +12,14 @@ import numpy as np
 import onnx
 import pytest
 
-from edgepack import _root, bundle, cost, demo, inputs, pipeline, profiling, render_profile, target
+from edgepack import _root, cost, demo, inputs, target
+from edgepack.building import pipeline
+from edgepack.bundles import bundle
 from edgepack.errors import UsageError, WriteFailed
-from edgepack.origin import COMPUTE, LAYOUT, QUANTIZE
-from edgepack.timeline import events
+from edgepack.measuring import profiling
+from edgepack.measuring.origin import COMPUTE, LAYOUT, QUANTIZE
+from edgepack.measuring.timeline import events
+from edgepack.render import profile as render_profile
 from tests import models
 from tests.conftest import Run
 from tests.test_targets import usable

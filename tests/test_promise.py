@@ -20,11 +20,11 @@ import pytest
 from onnx import helper, numpy_helper
 
 from edgepack import errors
-from edgepack.pipeline import Build, build
+from edgepack.building.pipeline import Build, build
+from edgepack.data.samples import Samples, read
+from edgepack.promise.search import Trial
+from edgepack.promise.trials import Journal, code_of, fingerprint, resumable
 from edgepack.render import promise_lines
-from edgepack.samples import Samples, read
-from edgepack.search import Trial
-from edgepack.trials import Journal, code_of, fingerprint, resumable
 from tests import models
 from tests.conftest import Run
 

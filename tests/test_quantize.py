@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
 from edgepack import target
+from edgepack.data.samples import Samples, read
 from edgepack.errors import UnsupportedOperator
-from edgepack.metric import harness
+from edgepack.metrics.merit import harness
 from edgepack.model import Model
 from edgepack.passes.placement import integer_only, place
 from edgepack.passes.quantize import (
@@ -23,9 +24,8 @@ from edgepack.passes.quantize import (
     round_to,
     weight_grid,
 )
-from edgepack.preparation import prepare
+from edgepack.quantization.preparation import prepare
 from edgepack.reference import Session
-from edgepack.samples import Samples, read
 from edgepack.target import Scheme
 from tests import models
 

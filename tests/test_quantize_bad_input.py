@@ -16,8 +16,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgepack import errors
+from edgepack.building.pipeline import Build, build
 from edgepack.errors import EdgepackError
-from edgepack.pipeline import Build, build
 from tests import models
 from tests.conftest import Run
 

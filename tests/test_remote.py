@@ -18,7 +18,7 @@ import pytest
 from edgepack.errors import EdgepackError, HostError, HostLost, UsageError, WriteFailed
 from edgepack.hosts import Completed
 from edgepack.hosts.local import Local
-from edgepack.remote import Remote
+from edgepack.hosts.remote import Remote
 from tests.ssh_device import eventually, processes
 
 # All that a device must have. The rest makes things faster where it is there.
@@ -504,7 +504,7 @@ def test_an_error_while_waiting_stops_the_job(remote: Remote, home: Path) -> Non
 
 def test_ctrl_c_stops_the_job(home: Path) -> None:
     code = (
-        "from edgepack.hosts.local import Local; from edgepack.remote import Remote; remote = Remote(Local()); "
+        "from edgepack.hosts.local import Local; from edgepack.hosts.remote import Remote; remote = Remote(Local()); "
         "remote.run('job', 'echo on >&2; sleep 400', progress=lambda *step: print('on', flush=True))"
     )
     process = subprocess.Popen(

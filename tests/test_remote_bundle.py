@@ -15,7 +15,9 @@ import onnx
 import pytest
 
 import edgepack
-from edgepack import demo, device, pins, pipeline, remote_bundle
+from edgepack import demo, device
+from edgepack.building import pipeline
+from edgepack.bundles import pins, remote_bundle
 from edgepack.device import System
 from edgepack.errors import UnfitHost, UsageError
 from tests.boards import arm_behind_ssh, emulated
@@ -269,7 +271,7 @@ def test_wheels_that_do_not_exist_are_named(tmp_path: Path, cli: Run) -> None:
 
 
 def test_every_tag_up_to_the_glibc_is_asked_for() -> None:
-    from edgepack.wheels import platforms
+    from edgepack.bundles.wheels import platforms
 
     tags = platforms("aarch64", "2.36")
     assert tags[0] == "manylinux_2_36_aarch64" and "manylinux_2_17_aarch64" in tags and "manylinux2014_aarch64" in tags

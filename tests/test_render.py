@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from edgepack.metric import Quality
+from edgepack.metrics.merit import Quality
 from edgepack.render import drop_words
 
 QUALITY = Quality(

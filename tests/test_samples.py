@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from PIL import Image
 
-from edgepack import preprocess
+from edgepack.data import preprocess
+from edgepack.data.labels import read_classes
+from edgepack.data.preprocess import Spec
+from edgepack.data.samples import Samples, read
 from edgepack.errors import EdgepackError, LabelsError, NoSamples, SamplesError, UnreadableSample
-from edgepack.labels import read_classes
 from edgepack.model import Model
-from edgepack.preprocess import Spec
-from edgepack.samples import Samples, read
 from tests import models
 
 CONVNET = models.in_edgepack(models.convnet())

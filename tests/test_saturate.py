@@ -10,7 +10,7 @@ import pytest
 from onnx import helper
 
 from edgepack import target
-from edgepack.metric import harness
+from edgepack.metrics.merit import harness
 from edgepack.model import Model
 from edgepack.passes.placement import place
 from edgepack.reference import Session

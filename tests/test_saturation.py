@@ -16,16 +16,17 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from onnx import TensorProto, helper
 
-from edgepack import pipeline, target
-from edgepack.eight_bits import eight_bits
+from edgepack import target
+from edgepack.building import pipeline
+from edgepack.data.samples import read
 from edgepack.model import Model
 from edgepack.passes.dynamic import dynamic
 from edgepack.passes.placement import place
 from edgepack.passes.quantize import quantize
-from edgepack.preparation import prepare
+from edgepack.quantization.eight_bits import eight_bits
+from edgepack.quantization.preparation import prepare
+from edgepack.quantization.saturation import answers, overflowing, saturated_share, saturated_sums
 from edgepack.reference import Session
-from edgepack.samples import read
-from edgepack.saturation import answers, overflowing, saturated_share, saturated_sums
 from tests import models
 
 ORT = target.load("onnxruntime").SCHEME
@@ -122,8 +123,8 @@ def every_layer() -> onnx.ModelProto:
 
 def test_without_saturation_the_answers_are_this_machines(monkeypatch: pytest.MonkeyPatch) -> None:
     """All of the emulation but the saturation: if no sum is clipped, it must give what the kernels here give."""
-    monkeypatch.setattr("edgepack.saturation.LOWEST", -(2**31))
-    monkeypatch.setattr("edgepack.saturation.HIGHEST", 2**31 - 1)
+    monkeypatch.setattr("edgepack.quantization.saturation.LOWEST", -(2**31))
+    monkeypatch.setattr("edgepack.quantization.saturation.HIGHEST", 2**31 - 1)
     model = loud(every_layer())
     feed = {"x": models.images(3, size=8, seed=3)}
     exact = Session(model).run(feed)["y"]
@@ -194,7 +195,7 @@ def test_no_line_without_the_time_for_it(monkeypatch: pytest.MonkeyPatch, tmp_pa
     model = models.in_edgepack(models.mlp())
     np.savez(tmp_path / "x.npz", x=models.random((16, 8), 1))
     samples = read(tmp_path / "x.npz", model)
-    monkeypatch.setattr("edgepack.eight_bits._MACS", 100)
+    monkeypatch.setattr("edgepack.quantization.eight_bits._MACS", 100)
     assert eight_bits(prepare(model, ORT, samples), ORT, [samples.read(0)], Session(model)) is None
 
 

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgepack.errors import MetricError, UnsupportedOperator
-from edgepack.metric import Quality
-from edgepack.search import Choice, Trial, judged, ladder, search
-from edgepack.sensitivity import Injection
+from edgepack.metrics.merit import Quality
+from edgepack.promise.search import Choice, Trial, judged, ladder, search
+from edgepack.quantization.sensitivity import Injection
 
 LAYERS = [f"layer{i}" for i in range(20)]
 SHARES = dict.fromkeys(LAYERS, 1 / 20)

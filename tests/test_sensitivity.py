@@ -9,14 +9,14 @@ import pytest
 from onnx import numpy_helper
 
 from edgepack import target
-from edgepack.metric import harness
+from edgepack.data.samples import Samples, read
+from edgepack.metrics.merit import harness
 from edgepack.model import Model
 from edgepack.passes.placement import place
 from edgepack.passes.quantize import quantize
-from edgepack.preparation import Steps, prepare
+from edgepack.quantization.preparation import Steps, prepare
+from edgepack.quantization.sensitivity import Switchboard, inject
 from edgepack.reference import Session
-from edgepack.samples import Samples, read
-from edgepack.sensitivity import Switchboard, inject
 from tests import models
 
 ORT = target.load("onnxruntime").SCHEME

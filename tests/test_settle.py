@@ -9,13 +9,13 @@ import pytest
 from onnx import helper, numpy_helper
 
 from edgepack import target
-from edgepack.metric import harness
+from edgepack.data.samples import Samples, read
+from edgepack.metrics.merit import harness
 from edgepack.model import Model
 from edgepack.passes.quantize import quantize
-from edgepack.preparation import prepare
+from edgepack.quantization.preparation import prepare
+from edgepack.quantization.settle import HELD, hold_back, settle
 from edgepack.reference import Session
-from edgepack.samples import Samples, read
-from edgepack.settle import HELD, hold_back, settle
 from tests import models
 
 ORT = target.load("onnxruntime").SCHEME

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgepack.data.spill import Spill
 from edgepack.errors import WriteFailed
-from edgepack.spill import Spill
 
 ARRAYS = [
     np.arange(5), np.zeros((0, 3)), np.float32(2.5) * np.ones((2, 3, 4), np.float32), np.array(7.0),

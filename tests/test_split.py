@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgepack.data.samples import Samples
+from edgepack.data.split import split
 from edgepack.errors import NoSamples
-from edgepack.samples import Samples
-from edgepack.split import split
 
 PROPERTY = settings(max_examples=60, deadline=None, database=None)
 

@@ -18,8 +18,8 @@ import pytest
 
 from edgepack.errors import EdgepackError, HostError, HostLost, Interrupted, UsageError, WriteFailed
 from edgepack.hosts import connect
+from edgepack.hosts.remote import Remote
 from edgepack.hosts.ssh import OPTIONS_VARIABLE, Address, Ssh, quote
-from edgepack.remote import Remote
 from tests.ssh_device import Link, SshDevice, behind_link, eventually, key, loopback, processes
 
 Client = Callable[[str], "subprocess.Popen[str]"]
@@ -29,7 +29,7 @@ MEGABYTE = 1 << 20
 CLIENT = """
 import sys
 from edgepack.hosts import connect
-from edgepack.remote import Remote
+from edgepack.hosts.remote import Remote
 remote = Remote(connect(sys.argv[1]))
 """
 

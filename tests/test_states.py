@@ -13,11 +13,12 @@ import onnx
 import pytest
 
 import edgepack
-from edgepack import bundle, states
+from edgepack.bundles import bundle
+from edgepack.data import states
+from edgepack.data.samples import Feed, subset
 from edgepack.errors import SamplesError, UsageError
 from edgepack.model import Model
 from edgepack.reference import Session
-from edgepack.samples import Feed, subset
 from tests import models
 
 STATE = {"h": "hn", "c": "cn"}

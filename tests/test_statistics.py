@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from onnx import helper
 
 from edgepack import target
+from edgepack.data.samples import Samples, read
 from edgepack.errors import SamplesError
 from edgepack.model import Model
 from edgepack.passes.placement import place
 from edgepack.reference import Session
-from edgepack.samples import Samples, read
 from edgepack.statistics import Extent, Moments, stream
 from edgepack.statistics.channel_extent import ChannelExtent
 from edgepack.statistics.extent import BINS

@@ -13,14 +13,14 @@ import pytest
 from onnx import helper
 
 from edgepack import _root, device, target
+from edgepack.data.samples import read
 from edgepack.errors import MissingExtra, UnknownTarget, UnsupportedOperator
-from edgepack.metric import harness
+from edgepack.metrics.merit import harness
 from edgepack.model import Model
 from edgepack.passes.half import half
 from edgepack.passes.quantize import quantize
-from edgepack.preparation import prepare
+from edgepack.quantization.preparation import prepare
 from edgepack.reference import Session
-from edgepack.samples import read
 from tests import models
 
 DEVICE_FILES = sorted(

@@ -16,19 +16,21 @@ import pytest
 from onnx import helper, numpy_helper
 
 import edgepack
-from edgepack import _root, bundle, device, local, pins, pipeline, target
+from edgepack import _root, device, target
+from edgepack.building import pipeline
+from edgepack.building.plan import consequences, plan
+from edgepack.bundles import bundle, here, pins
+from edgepack.data.samples import read
 from edgepack.device import System
 from edgepack.errors import ShapeNeeded, UnfitDevice, UnsupportedOperator, WrongOutput
-from edgepack.metric import harness
+from edgepack.metrics.merit import harness
 from edgepack.model import Model
 from edgepack.passes.dynamic import dynamic
 from edgepack.passes.half import half
 from edgepack.passes.quantize import quantize
 from edgepack.passes.weight_only import store_in_8_bits
-from edgepack.plan import consequences, plan
-from edgepack.preparation import prepare
+from edgepack.quantization.preparation import prepare
 from edgepack.reference import Session
-from edgepack.samples import read
 from tests import models
 from tests.boards import emulated
 from tests.test_remote_bundle import interpreter
@@ -453,7 +455,7 @@ def test_numpy_2_is_refused_in_the_older_runtime(files: Path, older: Path, tmp_p
         pytest.skip("numpy here is older")
     built = edgepack.build(files / "model.onnx", tmp_path / "out", precision="fp32", data=files / "calib.npz", **FAST)
     (tmp_path / "numpy-2").mkdir()
-    local.link_only(("numpy",), tmp_path / "numpy-2")
+    here.link_only(("numpy",), tmp_path / "numpy-2")
     done = harness_with([older, tmp_path / "numpy-2"], built.bundle, "check")
     assert done.returncode == 52
     assert "tflite-runtime needs numpy below 2" in done.stderr and "Traceback" not in done.stderr

@@ -12,9 +12,9 @@ from onnx import helper
 
 from edgepack import _root, target
 from edgepack._version import VERSION
-from edgepack.border import border
+from edgepack.building.plan import plan
+from edgepack.bundles.border import border
 from edgepack.device import detect
-from edgepack.plan import plan
 from edgepack.reference import Session
 from tests import models
 

@@ -12,12 +12,12 @@ import pytest
 from onnx import helper, numpy_helper
 
 from edgepack import target
+from edgepack.data.samples import Samples
 from edgepack.errors import UnsupportedOperator
 from edgepack.model import Model
 from edgepack.passes.quantize import quantize
-from edgepack.preparation import Steps, prepare
+from edgepack.quantization.preparation import Steps, prepare
 from edgepack.reference import Session
-from edgepack.samples import Samples
 from tests import models
 from tests import tflite_cases as cases
 from tests.tflite_cases import Case

@@ -12,13 +12,13 @@ import pytest
 from onnx import helper, numpy_helper
 
 from edgepack import target
+from edgepack.data.samples import Feed
 from edgepack.errors import UnsupportedOperator
-from edgepack.metric import harness
+from edgepack.metrics.merit import harness
 from edgepack.model import Model
 from edgepack.passes.blocks import Layout, Rounded, nearest
 from edgepack.passes.weight_only import store_in_4_bits, store_in_8_bits
 from edgepack.reference import Session
-from edgepack.samples import Feed
 from tests import models
 
 ORT = target.load("onnxruntime").SCHEME

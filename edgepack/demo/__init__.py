@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgepack.candidate import Progress
-from edgepack.pipeline import Build, build
+from edgepack.building.candidate import Progress
+from edgepack.building.pipeline import Build, build
 
 HERE = Path(__file__).parent
 MODEL = HERE / "fashion_resnet.onnx"

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from edgepack.data.samples import Feed, Samples
 from edgepack.errors import LabelsError, UsageError
 from edgepack.metrics.base import AnyMetric, Truth, first_float
 from edgepack.metrics.decode import BOXES, Options, parse
-from edgepack.samples import Feed, Samples
 
 # Each metric, and the decodings of outputs it can judge; the first is taken unless --decode says otherwise.
 METRICS: dict[str, tuple[str, ...]] = {

@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from edgepack.samples import Boxes, Feed
+from edgepack.data.samples import Boxes, Feed
 
 R = TypeVar("R")
 Truth = int | str | np.ndarray | Boxes | None

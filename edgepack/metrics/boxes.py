@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from edgepack.data.samples import Boxes
 from edgepack.metrics.base import Answer, Metric, Scorer, Truth, percent
 from edgepack.metrics.decode import Options
 from edgepack.metrics.detections import Detections, detections
-from edgepack.samples import Boxes
 
 THRESHOLDS = {"map50": np.array([0.5]), "map": np.linspace(0.5, 0.95, 10)}
 RECALLS = np.linspace(0, 1, 101)

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from edgepack.data.samples import Feed
 from edgepack.errors import LabelsError, MetricError
 from edgepack.metrics.base import Answer, Metric, Truth, additive, first_float, percent, shape_words
-from edgepack.samples import Feed
 
 
 def top(k: int) -> Metric[np.ndarray]:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from edgepack.data.samples import Feed
 from edgepack.errors import MetricError, UsageError
 from edgepack.metrics.base import shape_words
-from edgepack.samples import Feed
 
 Value = str | float | int | bool
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from edgepack.data.samples import Feed
 from edgepack.errors import MetricError
 from edgepack.metrics.base import Answer, shape_words
 from edgepack.metrics.dbnet import find_boxes
 from edgepack.metrics.decode import Options
-from edgepack.samples import Feed
 
 # More candidates than this go into suppression on no image, as in Ultralytics' validation.
 _MOST_CANDIDATES = 30_000

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from edgepack.data.samples import Boxes, Feed
 from edgepack.errors import MetricError
 from edgepack.metrics.base import Answer, Metric, Scorer, Truth
-from edgepack.samples import Boxes, Feed
 
 Function = Callable[[list[Feed], list[Any]], float]
 # Each resample is a call of the function.

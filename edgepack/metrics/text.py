@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from edgepack.data.samples import Feed
 from edgepack.errors import LabelsError, MetricError
 from edgepack.metrics.base import Answer, Metric, Truth, additive, percent, shape_words
 from edgepack.metrics.decode import Options
-from edgepack.samples import Feed
 
 # Where exporters of recognizers leave the characters, one a line.
 METADATA = ("character", "dict")

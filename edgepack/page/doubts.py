@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edgepack.measurement import setting
+from edgepack.measuring.measurement import setting
 from edgepack.page.facts import measurements
 from edgepack.page.html import Cell, element, table
 from edgepack.results import Result

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from edgepack.measurement import SWEEP, each, setting
+from edgepack.measuring.measurement import SWEEP, each, setting
 from edgepack.results import BUILD, BUNDLE, MEASURED, PROFILE, Result
 
 Measured = Mapping[str, Any]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from edgepack.measurement import setting
+from edgepack.measuring.measurement import setting
 from edgepack.page import plots
 from edgepack.page.facts import Measured, measurements, place
 from edgepack.page.html import Cell, element, figure, table

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from edgepack.figures import quality
 from edgepack.page import plots
 from edgepack.page.facts import about, promise, sizes
 from edgepack.page.html import Cell, element, figure, number, table
 from edgepack.render import decibels, ms, size
 from edgepack.results import BUILD, BUNDLE, Result
+from edgepack.results.figures import quality
 
 
 def of(results: Sequence[Result]) -> list[str]:

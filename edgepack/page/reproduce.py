@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edgepack._version import VERSION
-from edgepack.measurement import each
+from edgepack.measuring.measurement import each
 from edgepack.page.facts import measurements
 from edgepack.page.html import Cell, command, element, table
 from edgepack.results import BUILD, BUNDLE, LAYERS, MEASURED, PROFILE, Result

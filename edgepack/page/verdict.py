@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any, NamedTuple
 
-from edgepack.figures import quality
-from edgepack.measurement import setting
+from edgepack.measuring.measurement import setting
 from edgepack.page.facts import Measured, about, measurements, part_name, place, promise, single, sizes, sweeps
 from edgepack.page.html import box, element
 from edgepack.render import decibels, ms, size
 from edgepack.results import Result
+from edgepack.results.figures import quality
 
 _SHADES = {"faster": "good", "slower": "bad", "same": "", "unclear": "wary"}
 

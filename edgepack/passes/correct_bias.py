@@ -18,14 +18,14 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from edgepack.data.samples import Feed, Samples
 from edgepack.device import available_cores
-from edgepack.layer import output_axis
 from edgepack.model import Model
 from edgepack.passes.placement import place
 from edgepack.passes.quantize import Rounded, quantize
-from edgepack.pieces import Piece, pieces, separate
+from edgepack.quantization.layer import output_axis
+from edgepack.quantization.pieces import Piece, pieces, separate
 from edgepack.reference import Session
-from edgepack.samples import Feed, Samples
 from edgepack.statistics.stream import MEMORY, few, stream
 from edgepack.target import Scheme
 

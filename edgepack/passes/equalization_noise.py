@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from edgepack.layer import to_matrix
 from edgepack.model import constant
 from edgepack.passes.scale_groups import Port
+from edgepack.quantization.layer import to_matrix
 from edgepack.statistics.channel_extent import ChannelExtent
 
 # Rounding that minds second moments leaves so much of the noise of nearest rounding (power).

@@ -16,6 +16,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from edgepack.data.samples import Samples, enough, spread, subset
 from edgepack.model import Model
 from edgepack.passes import PassResult
 from edgepack.passes.equalization_noise import Noise, Reader, Tensor
@@ -24,7 +25,6 @@ from edgepack.passes.rescale import rescale
 from edgepack.passes.scale_groups import LAYERS, Port, ScaleGroups, trace
 from edgepack.passes.simplify import TOLERANCE, largest_error
 from edgepack.reference import Session
-from edgepack.samples import Samples, enough, spread, subset
 from edgepack.statistics.channel_extent import ChannelExtent
 from edgepack.statistics.stream import MEMORY, Observer, stream
 from edgepack.target import Scheme

@@ -27,13 +27,13 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from edgepack.data.samples import Samples, enough, spread, subset
 from edgepack.model import Model, constant
 from edgepack.passes import PassResult
 from edgepack.passes.affine import WEIGHTED, fold_before, fold_behind, foldable, only_reader, read, takes
 from edgepack.passes.edits import initializer
 from edgepack.passes.equalize import SAMPLES
 from edgepack.passes.saturate import SWISH_OFFSET, SWISH_SLOPE
-from edgepack.samples import Samples, enough, spread, subset
 from edgepack.statistics.stream import MEMORY, stream
 from edgepack.target import Scheme
 

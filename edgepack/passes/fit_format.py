@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from onnx import version_converter
 
+from edgepack.bundles.pins import Reads
 from edgepack.errors import UnfitDevice
 from edgepack.model import Model
 from edgepack.passes import PassResult
-from edgepack.pins import Reads
 
 
 def fit_format(model: Model, reads: Reads | None, runtime: str) -> PassResult:

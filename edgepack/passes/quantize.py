@@ -13,11 +13,11 @@ import numpy as np
 import onnx_ir as ir
 
 from edgepack.errors import UnsupportedOperator
-from edgepack.layer import bias_of, channel_axis
 from edgepack.model import Model, constant
 from edgepack.passes import PassResult
 from edgepack.passes.placement import Placement, place
 from edgepack.passes.saturate import write_saturating
+from edgepack.quantization.layer import bias_of, channel_axis
 from edgepack.target import Scheme
 
 # s_input·s_weight must stay a normal float32, and |bias| / (s_input·s_weight) within int32.

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from edgepack.layer import bias_of, from_matrix, to_matrix
 from edgepack.model import constant
 from edgepack.passes.edits import replace_constant
 from edgepack.passes.scale_groups import LAYERS, Port, ScaleGroups
+from edgepack.quantization.layer import bias_of, from_matrix, to_matrix
 
 
 def rescale(graph: ir.Graph, groups: ScaleGroups, scales: np.ndarray) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from edgepack.data.samples import Feed
 from edgepack.model import LARGEST_MESSAGE, Model
 from edgepack.passes import PassResult
 from edgepack.passes.fold_batchnorm import fold_batchnorm
 from edgepack.passes.fuse_activations import fuse_activations
 from edgepack.passes.simplify import TOLERANCE, largest_error
 from edgepack.reference import Session
-from edgepack.samples import Feed
 
 # Activations first: a scale goes through Relu, but an activation spelled out ends in one.
 REWRITES = (fuse_activations, fold_batchnorm)

@@ -22,9 +22,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import onnx_ir as ir
 
-from edgepack.layer import to_matrix
 from edgepack.model import Model, constant
 from edgepack.passes.scale_rules import input_channels, is_homogeneous, moved, owns_weights
+from edgepack.quantization.layer import to_matrix
 
 LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 # What stands before the layers of a Transformer: their scale and shift can take a factor too.

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from edgepack.layer import to_matrix
 from edgepack.model import constant
 from edgepack.passes.affine import foldable
+from edgepack.quantization.layer import to_matrix
 
 
 def input_channels(node: ir.Node, weight: np.ndarray) -> int:

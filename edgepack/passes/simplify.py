@@ -13,12 +13,12 @@ import onnx_ir as ir
 import onnxslim
 from onnx_ir.passes import common
 
+from edgepack.data.samples import Feed
 from edgepack.errors import CleanupError
-from edgepack.metric import harness
+from edgepack.metrics.merit import harness
 from edgepack.model import LARGEST_MESSAGE, Model
 from edgepack.passes import PassResult
 from edgepack.reference import Session
-from edgepack.samples import Feed
 
 # Folding reorders float arithmetic; more than this is another model.
 TOLERANCE = 1e-3

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from edgepack.layer import patches, to_matrix
 from edgepack.model import constant
+from edgepack.quantization.layer import patches, to_matrix
 
 # Patches a layer should see for each of its weights a channel, over all samples.
 _ROWS_A_COLUMN = 8

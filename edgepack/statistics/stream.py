@@ -13,11 +13,11 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 from threadpoolctl import threadpool_limits
 
+from edgepack.data.samples import Feed, Samples, enough
 from edgepack.device import available_cores
 from edgepack.errors import SamplesError
 from edgepack.model import Model
 from edgepack.reference import Session
-from edgepack.samples import Feed, Samples, enough
 
 Progress = Callable[[int, int], None]
 # What observing may take beyond the float model itself, in bytes.

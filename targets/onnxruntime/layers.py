@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from edgepack.origin import COMPUTE, LAYOUT, QUANTIZE, Executed
+from edgepack.measuring.origin import COMPUTE, LAYOUT, QUANTIZE, Executed
 
 # What its transformers add to a node's name, which is else that of a node or of a node's output.
 _ADDED = re.compile(r"(_token_\d+|_nchwc|_nhwc|_quant|_transformed|/duplicated|_\d+_fused)$")

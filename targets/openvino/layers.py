@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgepack.origin import COMPUTE, LAYOUT, QUANTIZE, Executed
+from edgepack.measuring.origin import COMPUTE, LAYOUT, QUANTIZE, Executed
 
 _QUANTIZE = frozenset({"FakeQuantize", "Convert", "Quantize"})
 _LAYOUT = frozenset({"Reorder", "Transpose"})

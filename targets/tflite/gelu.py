@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from edgepack.pieces import set_nodes
+from edgepack.quantization.pieces import set_nodes
 
 _CLOSE = 1e-3
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgepack.origin import COMPUTE, LAYOUT, QUANTIZE, Executed
+from edgepack.measuring.origin import COMPUTE, LAYOUT, QUANTIZE, Executed
 
 _CONVERSIONS = frozenset({"QUANTIZE", "DEQUANTIZE"})
 _ADDED = ("_quantized", "_dequantized")

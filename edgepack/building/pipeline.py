@@ -1,0 +1,403 @@
+"""`build`: from a trained model to a verified bundle, in one straight line."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from edgepack import device as devices
+from edgepack import inputs
+from edgepack.building.candidate import (
+    SLOWER,
+    Candidate,
+    Ingredients,
+    Progress,
+    empty,
+    make,
+    make_tidy,
+    settled,
+    speed_words,
+)
+from edgepack.building.cleaning import cleaned, refuse_undefined, shaped, shaped_as
+from edgepack.building.plan import AS_IS, Plan, plan
+from edgepack.bundles import bundle, golden
+from edgepack.bundles.border import border
+from edgepack.data import preprocess as preprocessing
+from edgepack.data import states as recorded
+from edgepack.data.annotations import attach
+from edgepack.data.audit import audit, refuse_overlap
+from edgepack.data.labels import read_classes
+from edgepack.data.samples import Samples
+from edgepack.data.split import split
+from edgepack.errors import DataNeeded, LabelsError, UnsupportedOperator, UsageError
+from edgepack.metrics.judge import judge_for, metric_for
+from edgepack.metrics.merit import Quality
+from edgepack.model import Model
+from edgepack.promise.keep import Promised, keep_promise, refuse_unmeasurable
+from edgepack.promise.search import FASTER
+from edgepack.promise.trials import Form, Trials, resumable
+from edgepack.quantization.eight_bits import eight_bits
+from edgepack.reference import Session
+
+# What int8 may cost where it was not asked for: points of the metric, else percent of equal answers, else decibels.
+LARGEST_DROP = 1.0
+SMALLEST_AGREEMENT = 95.0
+SMALLEST_SQNR_DB = 15.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Build:
+    """What `build` made, and what was measured on the way.
+
+    `sizes` are bytes: of the original model, of the built one, of the archive. `latency` is the harness's
+    measurement on this machine. `notes` say what was done, `warnings` what to look at. `promise` is how `max_drop`
+    was kept or missed (docs/metrics.md), None where none was given.
+    """
+
+    bundle: Path
+    archive: Path
+    name: str
+    version: str
+    device: str
+    target: str
+    precision: str
+    reason: str
+    sizes: dict[str, int]
+    quality: Quality | None
+    latency: dict[str, Any]
+    check: dict[str, Any]
+    notes: list[str]
+    warnings: list[str]
+    promise: dict[str, Any] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {"kind": "build", "format": 1, **asdict(self), "bundle": str(self.bundle), "archive": str(self.archive)}
+
+
+def build(
+    model: str | Path,
+    output: str | Path,
+    *,
+    device: str = "host",
+    target: str = "auto",
+    precision: str = "auto",
+    data: str | Path | None = None,
+    eval: str | Path | None = None,
+    preprocess: str | None = None,
+    labels: str | Path | None = None,
+    metric: str | None = None,
+    annotations: str | Path | None = None,
+    decode: str | None = None,
+    max_drop: float | None = None,
+    time_budget: float | None = None,
+    on: str | None = None,
+    input_shape: Mapping[str, tuple[int, ...]] | None = None,
+    io_layout: str | None = None,
+    io_dtype: str = "float",
+    state: Mapping[str, str] | None = None,
+    name: str | None = None,
+    version: str = "1",
+    threads: int | None = None,
+    block: int | None = None,
+    seconds: float = 2.0,
+    wheels: bool = False,
+    devices_file: str | Path | None = None,
+    force: bool = False,
+    progress: Progress = lambda what, done, total: None,
+) -> Build:
+    """Quantize, package and verify a model for a device.
+
+    Args:
+        model: an .onnx or .pt2 file.
+        output: the bundle's folder; its archive lies beside it.
+        data: calibration samples; `eval` are (labelled) ones that calibration has not seen.
+        preprocess: how images become tensors: a preset, a YAML file or key=value pairs.
+        labels: a file of class names (of characters, for a recognizer), one a line.
+        metric: what answers are judged by: top1, top5, map50, map, miou, cer, wer, or module:function; top1 if not
+            given and labels are class numbers (docs/metrics.md).
+        annotations: boxes for the samples that are judged, a COCO JSON file or a folder of YOLO files.
+        decode: how outputs become boxes, text or maps, such as "yolov8,iou=0.7".
+        max_drop: the points of the metric that may be lost. The fastest form that keeps it is searched on one half
+            of the evaluation samples; the other half reports.
+        time_budget: seconds after which the search tries no new form.
+        on: the device on which the search for `max_drop` measures latency, such as ssh://pi@raspberrypi.local; this
+            machine if not given.
+        input_shape: lengths for open dimensions, by input name.
+        io_layout: nchw or nhwc, for the inputs and outputs with four axes; the model's own if not given.
+        io_dtype: float, or int8 or uint8 for integers with a scale and a zero point (tflite in int8).
+        state: outputs that are the next call's inputs, by the input; the bundle then keeps them between calls.
+        block: how many weights share a scale in w4: 16, 32, 64 or 128.
+        threads: threads on the device; all its cores if not given.
+        wheels: put the wheels of the requirements into the bundle, for a board without network.
+        devices_file: a device file that adds boards to edgepack's own, or replaces them.
+        seconds: how long each model is timed on this machine.
+
+    Raises:
+        EdgepackError: one of edgepack.errors; nothing is left at `output` then, and what was there stays.
+    """
+    output, path = Path(output), Path(model)
+    if not 0 <= seconds < float("inf"):
+        raise UsageError("--seconds should be positive", "2 is the default")
+    if max_drop is not None and not 0 <= max_drop < 100:
+        raise UsageError(f"--max-drop {max_drop:g} is no number of points", "0.5 allows half a point of the metric")
+    if time_budget is not None and (max_drop is None or not 0 < time_budget < float("inf")):
+        raise UsageError("--time-budget is the seconds that a search for --max-drop may take", "add --max-drop 0.5")
+    if on is not None and (max_drop is None or on.startswith("qemu:")):
+        raise UsageError(
+            "--on is where the search for --max-drop measures latency"
+            + (", and an emulated board's means nothing" if on.startswith("qemu:") else ""),
+            "add --max-drop 0.5, and ssh://user@host of a real device",
+        )
+    if io_dtype != "float" and max_drop is not None:
+        raise UsageError(
+            "--max-drop may leave any layer float, and --io-dtype wants integers at the border",
+            "leave one of the two out",
+        )
+    bundle.check_output(output, force)
+    board = devices.find(device, Path(devices_file) if devices_file is not None else None)
+    progress("reading the model", 0, 0)
+    original = inputs.load(path)
+    decision = plan(
+        board,
+        target=target,
+        precision=precision,
+        has_data=data is not None,
+        is_quantized=original.is_quantized,
+        threads=threads,
+        block=block,
+    )
+    asked_border = border(original, decision, layout=io_layout, dtype=io_dtype, state=state)
+    integers = decision.precision not in ("fp32", "fp16", AS_IS)
+    untidy, notes = shaped(original, input_shape or {}, int8=integers)
+
+    progress("reading the samples", 0, 0)
+    classes = read_classes(Path(labels)) if labels is not None else None
+    asked = metric_for(
+        original, metric, decode=decode, annotations=annotations is not None, labels=Path(labels) if labels else None
+    )
+    if data is None and eval is None:
+        _refuse_idle({"--preprocess": preprocess, "--metric": metric})
+    truth = asked.truth if asked is not None else "classes"
+    states = asked_border.states
+    session = Session(original) if states else None
+    reads = partial(recorded.read, states=states, session=session)
+    calibration, evaluation = _samples(reads, untidy, data, eval, preprocess, classes, truth)
+    if decision.target.FIXED_SHAPES:
+        sets = [samples for samples in (calibration, evaluation) if samples is not None]
+        untidy, note = shaped_as(untidy, sets, decision.target_name)
+        notes.append(note)
+    warnings = _audit(untidy, calibration, evaluation, classes if truth == "classes" else None)
+    judged = evaluation or calibration
+    if judged is not None and annotations is not None:
+        judged = attach(judged, Path(annotations), classes)
+    feeds, synthetic = golden.feeds(calibration or evaluation, recorded.without(untidy, states), in_order=bool(states))
+    searched = None
+    if max_drop is not None:
+        if evaluation is None or judged is None:
+            raise DataNeeded("--max-drop is judged on samples of their own", "add --eval with a few hundred or more")
+        searched, judged = split(judged)
+
+    progress("cleaning up", 0, 0)
+    session = session or Session(original)
+    if states:
+        feeds = list(recorded.unrolled(session, untidy, states, feeds))
+    references = [session.run(feed) for feed in feeds]
+    refuse_undefined(original, references)
+    judge = judge_for(session, judged, asked, references[0], keep=decision.on_trial)
+    if max_drop is not None and judge is not None:
+        refuse_unmeasurable(judge, references[0])
+    clean, tidied = cleaned(untidy, session, feeds[:2], references[0])
+    given = Ingredients(
+        plan=decision,
+        name=name or path.stem,
+        version=version,
+        original=original,
+        shaped=untidy,
+        session=session,
+        clean=clean,
+        data=calibration,
+        judged=judged,
+        judge=judge,
+        golden=feeds,
+        references=references,
+        synthetic=synthetic,
+        labels=classes,
+        wheels=wheels,
+        border=asked_border.seen(clean, _image_layout(calibration, judged)),
+    )
+    promise = None
+    with bundle.atomic_folder(output) as folder:
+        if max_drop is None:
+            chosen, reason, tried = _choose(given, untidy, folder, seconds, progress)
+        else:
+            search_judge = judge_for(session, searched, asked, references[0], keep=True)
+            assert search_judge is not None and searched is not None
+            promised = Promised(
+                budget=max_drop,
+                seconds=time_budget,
+                judge=search_judge,
+                samples=searched,
+                decode=decode,
+                on=None if on == "local" else on,
+            )
+            journal = output.with_name(f"{output.name}.search.json")
+            with resumable(journal):
+                chosen, promise = keep_promise(given, promised, untidy, folder, journal, seconds, progress)
+            reason, tried = promise["reason"], []
+        emulated = _with_eight_bits(given, chosen, progress)
+        sizes = {
+            "original": bundle.read_manifest(folder)["measured"]["original_bytes"],
+            "model": bundle.folder_bytes(folder / "model"),
+            "archive": bundle.pack(folder).stat().st_size,
+        }
+    return Build(
+        bundle=output,
+        archive=bundle.archive_path(output),
+        name=given.name,
+        version=version,
+        device=board.name,
+        target=decision.target_name,
+        precision=chosen.precision,
+        reason=reason,
+        sizes=sizes,
+        quality=chosen.quality,
+        latency=chosen.latency,
+        check=chosen.check,
+        notes=[note for note in (*notes, *tidied, *tried, *chosen.notes, emulated) if note],
+        warnings=warnings + _doubts(given, chosen) + ([] if promise is None else promise["warnings"]),
+        promise=promise,
+    )
+
+
+def _refuse_idle(flags: Mapping[str, str | None]) -> None:
+    for flag, value in flags.items():
+        if value is not None:
+            raise UsageError(f"{flag} is about samples, and there are none", "add --data or --eval")
+
+
+def _samples(
+    read: Callable[[Path, Model, preprocessing.Spec | None, list[str] | None, str], Samples],
+    model: Model,
+    data: str | Path | None,
+    eval: str | Path | None,
+    preprocess: str | None,
+    classes: list[str] | None,
+    truth: str,
+) -> tuple[Samples | None, Samples | None]:
+    spec = preprocessing.read(preprocess) if preprocess is not None else None
+    # Labels of calibration samples count only where there are no others.
+    of_data = truth if eval is None else "any"
+    calibration = read(Path(data), model, spec, classes, of_data) if data is not None else None
+    evaluation = read(Path(eval), model, spec, classes, truth) if eval is not None else None
+    if calibration is not None and evaluation is not None:
+        refuse_overlap(calibration, evaluation)
+    return calibration, evaluation
+
+
+def _image_layout(*sets: Samples | None) -> dict[str, str]:
+    """In which layout images are made, by the input that they feed."""
+    specs = [samples.spec for samples in sets if samples is not None and samples.spec is not None]
+    return {str(spec["input"]): str(spec["layout"]) for spec in specs[:1]}
+
+
+def _audit(
+    model: Model, calibration: Samples | None, evaluation: Samples | None, classes: list[str] | None
+) -> list[str]:
+    warnings = audit(calibration, model, "calibration") if calibration is not None else []
+    if evaluation is not None:
+        warnings += audit(evaluation, model, "evaluation")
+        if evaluation.labels is not None and classes is not None and evaluation.labels.max() >= len(classes):
+            raise LabelsError(
+                f"label {evaluation.labels.max()} is out of range: the labels file names {len(classes)} classes",
+                "one class a line, in order",
+            )
+    return warnings
+
+
+def _choose(
+    given: Ingredients, uncleaned: Model, folder: Path, seconds: float, progress: Progress
+) -> tuple[Candidate, str, list[str]]:
+    """Make the planned candidate in `folder`; where int8 is on trial and fails, float takes its place."""
+    decision = given.plan
+    if not decision.on_trial:
+        return make_tidy(given, decision.precision, uncleaned, folder, seconds, progress), decision.reason, []
+    notes: list[str] = []
+    try:
+        candidate = make(given, decision.precision, folder, seconds, progress)
+    except UnsupportedOperator as error:
+        reason = error.message
+    else:
+        reason, passed = try_int8(decision, candidate)
+        if passed and decision.measurable_here:
+            reason, passed = _beside_clean_float(given, folder, reason, progress)
+        if passed:
+            return candidate, reason, []
+        notes = candidate.notes
+    empty(folder)
+    return make_tidy(given, "fp32", uncleaned, folder, seconds, progress), reason, notes
+
+
+def _beside_clean_float(given: Ingredients, folder: Path, reason: str, progress: Progress) -> tuple[str, bool]:
+    """Whether int8 is faster than float after clean-up too, which may itself be faster than the original."""
+    with tempfile.TemporaryDirectory() as scratch:
+        trials = Trials(given=given, judge_=given.judge, scratch=Path(scratch), seconds=1.0, progress=progress)
+        forms: list[Form] = [("int8", frozenset()), ("fp32", frozenset())]
+        trials.files[forms[0]] = folder / bundle.read_manifest(folder)["model"]["file"]
+        measured = trials.time(forms)
+    if measured is None or measured[0] * FASTER < measured[1]:
+        return reason, True
+    return f"float, cleaned up, is faster here than int8: {measured[1]:.3g} against {measured[0]:.3g} ms", False
+
+
+def try_int8(decision: Plan, candidate: Candidate) -> tuple[str, bool]:
+    """Whether int8 is good and fast enough to be chosen unasked, and the reason in words."""
+    quality = candidate.quality
+    if quality is not None and quality.drop is not None:
+        if quality.drop > LARGEST_DROP:
+            return f"int8 loses {quality.drop:.2f} points of {quality.metric}, more than {LARGEST_DROP:g}", False
+    elif quality is not None and quality.agreement is not None:
+        if quality.agreement < SMALLEST_AGREEMENT:
+            return f"int8 agrees with the original on only {quality.agreement:.1f} % of the samples", False
+    elif quality is not None and quality.sqnr_db is not None and quality.sqnr_db < SMALLEST_SQNR_DB:
+        return f"int8 is only {quality.sqnr_db:.1f} dB from the original", False
+    ratio = candidate.latency.get("ratio")
+    if decision.measurable_here and ratio is not None:
+        if ratio["low"] > 1.0:
+            return f"int8 is {speed_words(ratio)}", True
+        return f"int8 is no faster: {speed_words(ratio)}", False
+    if decision.device.int8_gain == "expected":
+        return decision.reason, True
+    return f"{decision.reason}, and that cannot be measured here; --precision int8 builds it all the same", False
+
+
+def _with_eight_bits(given: Ingredients, chosen: Candidate, progress: Progress) -> str:
+    """Why the weights have 7 bits, where they do and that can be emulated."""
+    scheme = given.plan.scheme
+    if chosen.precision != "int8" or scheme.weight_bits == 8 or not scheme.unsigned_weights:
+        return ""
+    progress("emulating a CPU that saturates", 0, 0)
+    found = eight_bits(settled(given, progress).ready, scheme, given.golden, given.session)
+    return "" if found is None else str(found)
+
+
+def _doubts(given: Ingredients, chosen: Candidate) -> list[str]:
+    """What the figures of the chosen candidate do not tell."""
+    doubts = []
+    ratio = chosen.latency.get("ratio")
+    if ratio is not None and ratio["high"] < SLOWER:
+        doubts.append(
+            f"slower than the float original on this machine: {ratio['median']:.2f} times as fast"
+            + ("; --precision fp32 is there" if chosen.precision not in ("fp32", AS_IS) else "")
+        )
+    quality = chosen.quality
+    if given.judged is not None and given.judged.labels is not None and (quality is None or quality.metric is None):
+        doubts.append(
+            "labels were given, but the first output is not [batch, classes]: --metric says how they judge it"
+        )
+    if given.synthetic:
+        doubts.append("no samples: the golden inputs are seeded noise, good for checking, not for judging accuracy")
+    return doubts

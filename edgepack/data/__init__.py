@@ -1,0 +1,1 @@
+"""Samples: files become checked feeds, with what they are judged by."""

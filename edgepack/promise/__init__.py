@@ -1,0 +1,1 @@
+"""`--max-drop`: the fastest form of a model that keeps what was promised."""

@@ -1,0 +1,139 @@
+"""What theory leaves open is settled on calibration samples that no weight was rounded by.
+
+Whether narrower ranges help, and whether biases should be corrected layer upon layer or at once, differs from net to
+net; in a deep one with sharp answers each choice is worth decibels either way. So the few forms are made and compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from edgepack.data.samples import Samples, spread, subset
+from edgepack.metrics.merit import apart
+from edgepack.passes.correct_bias import correct_biases
+from edgepack.passes.logits import logits
+from edgepack.passes.placement import place
+from edgepack.passes.quantize import Rounded, quantize
+from edgepack.quantization.preparation import Prepared
+from edgepack.reference import Session
+from edgepack.statistics.choose_range import choose_ranges
+from edgepack.statistics.stream import few
+from edgepack.target import Scheme
+
+# Samples held back for this, where there are that many to spare.
+HELD = 16
+# dB by which another form has to be better than one that comes before it.
+_CLEARLY = 0.5
+RANGES = ("minmax", "mse", "percentile")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settled:
+    """A preparation with its ranges and its bias correction chosen; `sqnr_db` by form, on held-back samples.
+
+    `corrected` are the rounded layers with their biases as they were compared, every layer int8.
+    """
+
+    name: str
+    ready: Prepared
+    scheme: Scheme
+    samples: Samples
+    sequential: bool
+    corrected: Mapping[str, Rounded]
+    sqnr_db: dict[str, float]
+
+    def layers(
+        self, keep_float: frozenset[str] = frozenset(), progress: Callable[[int, int], None] | None = None
+    ) -> Mapping[str, Rounded]:
+        """The rounded layers with their biases corrected, some layers left float."""
+        ready, keep_float = self.ready, keep_float | self.ready.unseen
+        if not self.sequential or keep_float == ready.unseen:
+            return self.corrected
+        return correct_biases(
+            ready.model,
+            self.scheme,
+            ready.ranges,
+            ready.layers,
+            self.samples,
+            keep_float,
+            means=ready.means or None,
+            progress=progress,
+        ).layers
+
+
+def hold_back(samples: Samples) -> tuple[Samples, Samples]:
+    """Samples to prepare with, and some to settle by: others if there are enough, spread over the set; else the same.
+
+    Ranges are to see both (preparation.prepare's `held`): what is clipped because it was held back is no fair trial.
+    """
+    held = spread(samples.count, HELD)
+    if samples.count < 2 * HELD:
+        return samples, samples
+    return subset(samples, [i for i in range(samples.count) if i not in held]), subset(samples, held)
+
+
+def settle(
+    ready: Prepared,
+    scheme: Scheme,
+    samples: Samples,
+    held: Samples,
+    progress: Callable[[int, int], None] | None = None,
+) -> Settled:
+    """Try ranges, and with the best of them the other bias correction, all layers int8.
+
+    Args:
+        samples: those that biases are corrected by.
+        held: those that forms are compared on; the same, if there are no others.
+    """
+    alike = held is samples
+    held = few(held) if alike else held
+    answering = logits(ready.model)
+    feeds = list(held.batches(held.batch()))
+    original = Session(answering)
+    references = [original.run(feed) for feed in feeds]
+    placement = place(ready.model, scheme, ready.unseen)
+    answered = None if alike else feeds
+    means = ready.means or None
+    forms: dict[str, Settled] = {}
+    figures: dict[str, float] = {}
+
+    def attempt(ranges: str, sequential: bool) -> str:
+        name = f"ranges by {ranges}, biases corrected {'layer upon layer' if sequential else 'at once'}"
+        chosen = choose_ranges(ready.extents, placement.tensors, ranges, placement.limits)
+        if sequential:
+            made = correct_biases(
+                answering,
+                scheme,
+                chosen,
+                ready.layers,
+                samples,
+                ready.unseen,
+                answered=answered,
+                means=means,
+            )
+            layers, answers = made.layers, made.answers
+        else:
+            layers = ready.layers
+            run = Session(quantize(answering, scheme, chosen, layers, ready.unseen).model).run
+            answers = [run(feed) for feed in feeds]
+        forms[name] = Settled(
+            name=name,
+            ready=replace(ready, ranges=chosen),
+            scheme=scheme,
+            samples=samples,
+            sequential=sequential,
+            corrected=layers,
+            sqnr_db=figures,
+        )
+        figures[name] = apart(answers, references).sqnr_db
+        if progress:
+            progress(len(forms), len(RANGES) + 1)
+        return name
+
+    names = {attempt(ranges, sequential=True): ranges for ranges in RANGES}
+    name, best = next(iter(names)), max(names, key=lambda name: figures[name])
+    for other in (best, attempt(names[best], sequential=False)):
+        if figures[other] > figures[name] + _CLEARLY:
+            name = other
+    return forms[name]
