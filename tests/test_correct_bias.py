@@ -153,7 +153,9 @@ def test_what_is_held_back_is_answered_as_the_corrected_model_answers(name: str,
     made = correct_biases(model, scheme, ready.ranges, ready.layers, samples, answered=held)
     session = Session(quantize(model, scheme, ready.ranges, made.layers).model)
     for feed, answer in zip(held, made.answers, strict=True):
-        np.testing.assert_allclose(answer["y"], session.run(feed)["y"], atol=1e-3)
+        # A stretched answer is not on the grid of an output in int8: it is a step of that off, at most.
+        step = np.subtract(*ready.ranges["y"][::-1]) / 255 if "y" in ready.ranges else 1e-3
+        np.testing.assert_allclose(answer["y"], session.run(feed)["y"], atol=1.01 * step)
 
 
 def test_samples_of_several_sizes_count_alike(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def test_without_a_clear_winner_everything_seen_stays_in_range(tmp_path: Path) -
     model = models.in_edgepack(models.mlp())
     prepared, held = hold_back(samples_of(tmp_path, model, models.random((80, 8), 1)))
     settled = settle(prepare(model, ORT, prepared), ORT, prepared, held)
-    assert settled.name == "ranges by minmax, biases corrected layer upon layer" and len(settled.sqnr_db) == 4
+    assert settled.name == "ranges by minmax, biases corrected layer upon layer" and len(settled.sqnr_db) == 6
 
 
 def test_forms_are_compared_before_a_softmax(tmp_path: Path) -> None:

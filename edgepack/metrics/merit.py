@@ -118,6 +118,31 @@ def apart(answers: Iterable[Feed], references: Sequence[Feed]) -> Distance:
     return found
 
 
+def typically_apart(answers: Iterable[Feed], references: Sequence[Feed]) -> float:
+    """The SQNR in dB by the geometric mean of the rows' errors, over the first float output.
+
+    One row that went another way altogether, as a recognizer's or a detector's may, outweighs all others in a mean of
+    squares; here it counts as one.
+    """
+    errors: list[np.ndarray] = []
+    signal = 0.0
+    for answer, reference in zip(answers, references, strict=True):
+        name, wanted = first_float(reference)
+        if wanted is None:
+            continue
+        rows = wanted.reshape(len(wanted) if wanted.ndim > 1 else 1, -1).astype(np.float64)
+        errors.append(((answer[name].reshape(rows.shape) - rows) ** 2).sum(axis=1))
+        signal += float((rows**2).sum())
+    error = np.concatenate(errors) if errors else np.zeros(1)
+    mean = float(error.mean())
+    if not np.isfinite(mean):
+        return -np.inf
+    if not mean or not signal:
+        return np.inf if not mean else -np.inf
+    # A row that happens to be met exactly is no better than one that is nearly met.
+    return float(10 * (np.log10(signal / len(error)) - np.log10(error + 0.01 * mean).mean()))
+
+
 def too_few(quality: Quality, budget: float) -> str:
     """Why these samples cannot tell a drop of `budget` points from none; empty where they can."""
     if quality.drop_low is None or quality.drop_high is None:

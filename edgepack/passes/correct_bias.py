@@ -21,6 +21,7 @@ from onnx import helper, numpy_helper
 from edgepack.data.samples import Feed, Samples
 from edgepack.device import available_cores
 from edgepack.model import Model
+from edgepack.passes.correct_answers import answering, stretch
 from edgepack.passes.placement import place
 from edgepack.passes.quantize import Rounded, quantize
 from edgepack.quantization.layer import output_axis
@@ -77,18 +78,20 @@ def correct_biases(
     *,
     answered: Sequence[Feed] | None = (),
     means: Mapping[str, np.ndarray] | None = None,
+    wanted: Sequence[Feed] | None = None,
     memory: int = MEMORY,
     progress: Callable[[int, int], None] | None = None,
 ) -> Corrected:
-    """The shifts that bring each layer's mean output back to the float model's.
+    """The shifts that bring each layer's mean output back to the float model's; answers are corrected in scale too.
 
     Args:
-        model: the float model.
+        model: the float model; where it ends in a Softmax, `logits` of it lets its answers be corrected.
         layers: rounded weights by output name; layers without are rounded to nearest and left uncorrected.
         keep_float: layers that stay float. Correct after they are chosen: which they are changes every mean.
         answered: feeds that are to be answered, though nothing is corrected by them; None: the samples that biases
             are corrected by.
         means: what `output_means` finds in these samples; it is asked if they are not given.
+        wanted: what the float model answers to `few(samples)`, batch by batch; it is run if they are not given.
     """
     if means is None:
         means = output_means(model, scheme, samples, memory)
@@ -105,6 +108,10 @@ def correct_biases(
     linear = {layer.start: layer for layer in found if layer is not None}
     looked_at: list[dict[str, np.ndarray]] = [dict(feed) for feed in seen.batches(seen.batch())]
     others = [dict(feed) for feed in answered or ()]
+    ends = [end for end in answering(model) if end.layer in layers and end.layer not in keep_float]
+    if ends and wanted is None:
+        run = Session(model).run
+        wanted = [run(feed) for feed in looked_at]
     live = looked_at + others
     result = dict(layers)
     pending = sorted(linear)
@@ -125,7 +132,7 @@ def correct_biases(
 
         if pending and pending[0] == 0:
             correct(linear[pending.pop(0)])
-        to_the_end = answered is None or len(answered) > 0
+        to_the_end = answered is None or len(answered) > 0 or bool(ends)
         for piece in pieces(proto, [*pending, *([len(proto.graph.node)] if to_the_end else [])], live[0]):
             session = Session(piece.proto, threads=1 if workers > 1 else 0)
             for _ in pool.map(partial(_advance, piece, session), live):
@@ -133,7 +140,12 @@ def correct_biases(
             if pending:
                 correct(linear[pending.pop(0)])
     outputs = [output.name for output in proto.graph.output]
-    answers = [{name: values[name] for name in outputs} for values in (looked_at if answered is None else others)]
+    own = [{name: values[name] for name in outputs} for values in looked_at] if to_the_end else []
+    answers = own if answered is None else [{name: values[name] for name in outputs} for values in others]
+    for end in ends:
+        corrected_end = stretch(end, own, wanted or ())
+        result[end.layer] = corrected_end.layer(result[end.layer])
+        answers = [{**feed, end.output: corrected_end.answer(feed[end.output])} for feed in answers]
     return Corrected(layers=result, answers=answers)
 
 

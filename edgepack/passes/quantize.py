@@ -17,7 +17,7 @@ from edgepack.model import Model, constant
 from edgepack.passes import PassResult
 from edgepack.passes.placement import Placement, place
 from edgepack.passes.saturate import write_saturating
-from edgepack.quantization.layer import bias_of, channel_axis
+from edgepack.quantization.layer import added_behind, bias_of, channel_axis
 from edgepack.target import Scheme
 
 # s_input·s_weight must stay a normal float32, and |bias| / (s_input·s_weight) within int32.
@@ -39,7 +39,8 @@ class Grid:
 class Rounded:
     """A layer's weights as integers, int8 in the node's own layout, and their scale, one a channel.
 
-    `shift` is what rounding adds to each channel's mean output, to be taken out of the bias; None where it cannot.
+    `shift` is what rounding adds to each channel's mean output, to be taken out of the bias (of a MatMul:
+    of what is added behind it); None where it cannot.
     """
 
     integers: np.ndarray
@@ -189,7 +190,9 @@ def _write_weights(
     bias = bias_of(node)
     rounded = rounded or rounded_nearest(node, input_scale, scheme)
     grid = Grid(scale=rounded.scale, zero_point=np.zeros(rounded.scale.shape, np.int8))
-    if rounded.shift is not None:
+    if rounded.shift is not None and node.op_type == "MatMul":
+        _shift_behind(graph, node, rounded.shift)
+    elif rounded.shift is not None:
         bias = (0.0 if bias is None else bias) - rounded.shift
     key = (value.name, axis, grid.scale.tobytes())
     if key not in written:
@@ -199,6 +202,15 @@ def _write_weights(
         _write_bias(
             graph, node, f"{value.name}_bias_{node.name or node.outputs[0].name}", bias, input_scale, grid, scheme
         )
+
+
+def _shift_behind(graph: ir.Graph, node: ir.Node, shift: np.ndarray) -> None:
+    """A MatMul has no bias of its own; what is added behind it takes the shift."""
+    added = added_behind(node)
+    assert added is not None
+    shifted = (added.array - shift).astype(np.float32)
+    name = f"{node.outputs[0].name}_shifted"
+    added.node.replace_input_with(added.index, _initializer(graph, name, shifted))
 
 
 def _write_bias(

@@ -77,6 +77,38 @@ def bias_of(node: ir.Node) -> np.ndarray | None:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AddedBehind:
+    """The constant that the node behind a MatMul adds: its `index`-th input, as one float64 a channel."""
+
+    node: ir.Node
+    index: int
+    array: np.ndarray
+
+
+def added_behind(node: ir.Node) -> AddedBehind | None:
+    """A MatMul's bias, where the one node that reads it is an Add of a constant a channel."""
+    uses = node.outputs[0].uses()
+    weight = constant(node.inputs[1])
+    channels = None if weight is None else channel_count(node, weight)
+    if node.op_type != "MatMul" or channels is None or len(uses) != 1 or node.outputs[0].is_graph_output():
+        return None
+    add, read = next(iter(uses))
+    array = constant(add.inputs[1 - read]) if add.op_type == "Add" and add.domain == "" else None
+    if array is None or array.size not in (1, channels) or (array.size > 1 and array.shape[-1] != channels):
+        return None
+    bias = np.broadcast_to(array.reshape(-1).astype(np.float64), (channels,))
+    return AddedBehind(node=add, index=1 - read, array=bias)
+
+
+def channel_count(node: ir.Node, weight: np.ndarray) -> int | None:
+    """How many output channels there are; None where the weight is no matrix."""
+    if node.op_type == "ConvTranspose":
+        return int(weight.shape[1]) * node.attributes.get_int("group", 1)
+    axis = channel_axis(node, weight)
+    return None if axis is None else int(weight.shape[axis])
+
+
+@dataclass(frozen=True, kw_only=True)
 class Window:
     """How a convolution walks over its input, each tuple by spatial axis."""
 

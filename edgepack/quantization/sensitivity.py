@@ -87,7 +87,7 @@ class Switchboard:
         chosen.outputs[0].shape = ir.Shape(array.shape)
         graph.insert_before(node, chosen)
         node.replace_input_with(1, chosen.outputs[0])
-        if rounded.shift is not None:
+        if rounded.shift is not None and node.op_type != "MatMul":
             self._bias(graph, node, switch, np.zeros(rounded.shift.shape) if bias is None else bias, rounded.shift)
 
     def _bias(self, graph: ir.Graph, node: ir.Node, switch: ir.Value, bias: np.ndarray, shift: np.ndarray) -> None:

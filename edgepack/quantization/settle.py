@@ -6,11 +6,11 @@ net; in a deep one with sharp answers each choice is worth decibels either way. 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from edgepack.data.samples import Samples, spread, subset
-from edgepack.metrics.merit import apart
+from edgepack.data.samples import Feed, Samples, spread, subset
+from edgepack.metrics.merit import typically_apart
 from edgepack.passes.correct_bias import correct_biases
 from edgepack.passes.logits import logits
 from edgepack.passes.placement import place
@@ -30,7 +30,7 @@ RANGES = ("minmax", "mse", "percentile")
 
 @dataclass(frozen=True, kw_only=True)
 class Settled:
-    """A preparation with its ranges and its bias correction chosen; `sqnr_db` by form, on held-back samples.
+    """A preparation with its ranges and its bias correction chosen; `sqnr_db` by form, typical of held-back samples.
 
     `corrected` are the rounded layers with their biases as they were compared, every layer int8.
     """
@@ -40,6 +40,7 @@ class Settled:
     scheme: Scheme
     samples: Samples
     sequential: bool
+    wanted: Sequence[Feed]
     corrected: Mapping[str, Rounded]
     sqnr_db: dict[str, float]
 
@@ -51,13 +52,14 @@ class Settled:
         if not self.sequential or keep_float == ready.unseen:
             return self.corrected
         return correct_biases(
-            ready.model,
+            logits(ready.model),
             self.scheme,
             ready.ranges,
             ready.layers,
             self.samples,
             keep_float,
             means=ready.means or None,
+            wanted=self.wanted,
             progress=progress,
         ).layers
 
@@ -80,7 +82,7 @@ def settle(
     held: Samples,
     progress: Callable[[int, int], None] | None = None,
 ) -> Settled:
-    """Try ranges, and with the best of them the other bias correction, all layers int8.
+    """Try each choice of ranges with each way of correcting biases, all layers int8.
 
     Args:
         samples: those that biases are corrected by.
@@ -89,12 +91,14 @@ def settle(
     alike = held is samples
     held = few(held) if alike else held
     answering = logits(ready.model)
+    seen = few(samples)
     feeds = list(held.batches(held.batch()))
     original = Session(answering)
     references = [original.run(feed) for feed in feeds]
     placement = place(ready.model, scheme, ready.unseen)
     answered = None if alike else feeds
     means = ready.means or None
+    wanted = [original.run(feed) for feed in seen.batches(seen.batch())]
     forms: dict[str, Settled] = {}
     figures: dict[str, float] = {}
 
@@ -111,6 +115,7 @@ def settle(
                 ready.unseen,
                 answered=answered,
                 means=means,
+                wanted=wanted,
             )
             layers, answers = made.layers, made.answers
         else:
@@ -123,17 +128,17 @@ def settle(
             scheme=scheme,
             samples=samples,
             sequential=sequential,
+            wanted=wanted,
             corrected=layers,
             sqnr_db=figures,
         )
-        figures[name] = apart(answers, references).sqnr_db
+        figures[name] = typically_apart(answers, references)
         if progress:
-            progress(len(forms), len(RANGES) + 1)
+            progress(len(forms), 2 * len(RANGES))
         return name
 
-    names = {attempt(ranges, sequential=True): ranges for ranges in RANGES}
-    name, best = next(iter(names)), max(names, key=lambda name: figures[name])
-    for other in (best, attempt(names[best], sequential=False)):
-        if figures[other] > figures[name] + _CLEARLY:
-            name = other
-    return forms[name]
+    for sequential in (True, False):
+        for ranges in RANGES:
+            attempt(ranges, sequential)
+    first, best = next(iter(figures)), max(figures, key=lambda name: figures[name])
+    return forms[best if figures[best] > figures[first] + _CLEARLY else first]

@@ -1,4 +1,4 @@
-"""`compare`: two results, figure by figure, with intervals and verdicts; `gate.py` beside it holds conditions against it."""
+"""`compare`: two results, figure by figure, with intervals and verdicts; `gate.py` beside it judges conditions."""
 
 from __future__ import annotations
 
