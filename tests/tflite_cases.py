@@ -672,6 +672,8 @@ INT8: dict[str, Case] = {
             "matmul_rank_3",
             "matmul_rank_4",
             "matmul_weights_by_batch",
+            "matmul_bias",
+            "matmul_bias_relu",
             "gemm_relu",
         )
     },

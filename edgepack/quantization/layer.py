@@ -76,6 +76,21 @@ def bias_of(node: ir.Node) -> np.ndarray | None:
     return np.broadcast_to(bias, (weight.shape[axis],)) if node.op_type == "Gemm" and axis is not None else bias
 
 
+def addition(node: ir.Node) -> tuple[ir.Node, int] | None:
+    """The Add of one constant a column to all that a MatMul makes, and which operand the constant is; else None."""
+    weight, output = constant(node.inputs[1]), node.outputs[0]
+    uses = list(output.uses())
+    if node.op_type != "MatMul" or weight is None or weight.ndim != 2 or len(uses) != 1 or output.is_graph_output():
+        return None
+    reader, index = uses[0]
+    added = constant(reader.inputs[1 - index]) if reader.op_type == "Add" and reader.domain == "" else None
+    if added is None or added.dtype != np.float32 or not added.size == weight.shape[1] == added.shape[-1]:
+        return None
+    # With more axes than the product has, it would give it more.
+    rank = 1 if output.shape is None else len(output.shape)
+    return (reader, 1 - index) if added.ndim <= rank else None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Window:
     """How a convolution walks over its input, each tuple by spatial axis."""
