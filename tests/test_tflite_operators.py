@@ -348,6 +348,24 @@ def test_operators_have_the_version_that_first_took_them(int8: bool, tmp_path: P
         assert set(wanted.items()) <= found, name
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("average_pool", "DEPTHWISE_CONV_2D"), ("average_pool_pads", "AVERAGE_POOL_2D"),
+     ("average_pool_include", "DEPTHWISE_CONV_2D"), ("average_pool_large", "AVERAGE_POOL_2D")],
+)  # fmt: skip
+def test_integer_averages_of_few_numbers_are_xnnpacks(name: str, kind: str, tmp_path: Path) -> None:
+    assert kind in operators(lowered(quantized(cases.INT8[name]), tmp_path))
+    assert "AVERAGE_POOL_2D" in operators(lowered(cases.FLOAT[name].proto, tmp_path))
+
+
+def test_integer_averages_are_off_to_no_side(tmp_path: Path) -> None:
+    case = cases.one("AveragePool", [1, 64, 56, 56], kernel_shape=[2, 2], strides=[2, 2])
+    proto = quantized(case)
+    path, feed, (output, scale) = lowered(proto, tmp_path), case.feed(30), next(iter(steps(proto).items()))
+    apart = run(path, "xnnpack", feed)[output] - Session(proto, threads=1).run(feed)[output]
+    assert abs(apart.mean()) < 0.01 * scale
+
+
 @pytest.mark.parametrize("kernels", KERNELS)
 def test_the_integer_mean_over_a_picture_is_off_to_no_side(kernels: str, tmp_path: Path) -> None:
     case = cases.one("GlobalAveragePool", [1, 512, 14, 14])
