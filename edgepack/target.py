@@ -34,12 +34,13 @@ class Scheme:
     scale of their input. Between a weighted operator and one of its `fused` activations stands no Q/DQ;
     with `fuses_chains`, nor between it and chains of them and of sums and products with constants. The
     `closed` operators run in int8 only if their output is quantized too. `bias_bits` is 32 for int32 biases of
-    scale s_input·s_weight, 0 for float ones. The `saturating` ones among HardSwish and HardSigmoid are written as
-    integer additions and products (passes/saturate.py); right behind such a HardSwish, the `before_conv` operators
-    run in int8 only where a convolution follows. Depthwise convolutions are widened to a multiple of
-    `channel_multiple`. `bit_exact` promises equal int8 results on every CPU of a kind. `unsigned_weights` says that
-    the runner has CPUs that add u8×s8 products with saturation multiply weights beyond 7 bits unsigned, which is
-    slower but exact; without it such weights answer wrongly there.
+    scale s_input·s_weight, 0 for float ones; a constant added to each row behind a `biased` operator is its bias. The
+    `saturating` ones among HardSwish and HardSigmoid are written as integer additions and products
+    (passes/saturate.py); right behind such a HardSwish, the `before_conv` operators run in int8 only where a
+    convolution follows. Depthwise convolutions are widened to a multiple of `channel_multiple`. `bit_exact` promises
+    equal int8 results on every CPU of a kind. `unsigned_weights` says that the runner has CPUs that add u8×s8 products
+    with saturation multiply weights beyond 7 bits unsigned, which is slower but exact; without it such weights answer
+    wrongly there.
 
     `dynamic` operators are computed in int8 with activations quantized at run time. A runtime that `keeps_compressed`
     weights, instead of folding what restores them, does that by itself, as ACTIVATION_GROUP in the model's metadata
@@ -54,6 +55,7 @@ class Scheme:
     fused: frozenset[str]
     closed: frozenset[str]
     bias_bits: int
+    biased: frozenset[str] = frozenset()
     saturating: frozenset[str] = frozenset()
     before_conv: frozenset[str] = frozenset()
     channel_multiple: int = 1

@@ -163,6 +163,35 @@ def test_all_zero_channels_and_huge_biases_stay_finite(tmp_path: Path) -> None:
     assert harness().sqnr_db(Session(model).run({"x": x})["y"], answer) > 25
 
 
+def test_what_is_added_behind_a_product_is_its_bias(tmp_path: Path) -> None:
+    weight, bias = models.random((8, 16), 1), models.random((16,), 2)
+    weight[:, 3] = 0
+    weight[:, 4] *= 1e-20
+    bias[3:5] = 50.0
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["m"]),
+        helper.make_node("Add", ["b", "m"], ["a"]),
+        helper.make_node("Relu", ["a"], ["r"]),
+        helper.make_node("MatMul", ["r", "v"], ["y"]),
+    ]
+    held = {"w": weight, "b": bias, "v": models.random((16, 4), 3)}
+    model = models.in_edgepack(models.model(nodes, {"x": ["N", 5, 8]}, {"y": ["N", 5, 4]}, held))
+    scheme = target.load("tflite").SCHEME
+    assert set(place(model, scheme).tensors) == {"x", "r", "y"} and "m" in place(model, ORT).tensors
+    x = models.random((64, 5, 8), 5)
+    int8 = quantized(model, samples_of(tmp_path, model, x=x), scheme)
+    (adder,) = (node for node in int8.ir.graph if node.op_type == "Add")
+    product = adder.inputs[1].producer()  # type: ignore[union-attr]
+    numbers = {}
+    for name, value in (("x", product.inputs[0]), ("w", product.inputs[1]), ("b", adder.inputs[0])):  # type: ignore[union-attr]
+        numbers[name] = [held.const_value.numpy() for held in value.producer().inputs if held.const_value is not None]  # type: ignore[union-attr]
+    integers, scale, _ = numbers["b"]
+    assert integers.dtype == np.int32 and np.abs(integers.astype(np.int64)).max() < 2**31 - 1
+    assert np.allclose(scale, numbers["x"][0] * numbers["w"][1], rtol=1e-6)
+    answer = Session(int8).run({"x": x})["y"]
+    assert harness().sqnr_db(Session(model).run({"x": x})["y"], answer) > 35
+
+
 def test_seven_bit_weights_stay_within_seven_bits(tmp_path: Path) -> None:
     from dataclasses import replace
 

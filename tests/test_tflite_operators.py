@@ -166,6 +166,69 @@ def test_integers_are_within_a_step_of_the_same_graph_in_onnx_runtime(name: str,
             assert np.abs(answers[output] - wanted[output]).max() <= 1.001 * scale[output], output
 
 
+def between_grids(
+    nodes: list[onnx.NodeProto],
+    grids: Mapping[str, tuple[float, int]],
+    constants: Mapping[str, np.ndarray] | None = None,
+) -> onnx.ModelProto:
+    """A graph that came quantized: x of [2, 3, 4], Q/DQ behind each value that has a grid (scale, zero point)."""
+    held: dict[str, np.ndarray] = dict(constants or {})
+    written: list[onnx.NodeProto] = []
+    for node in [None, *nodes]:
+        name = "x" if node is None else node.output[0]
+        if node is not None:
+            names = [f"{one}_dq" if one in grids else one for one in node.input]
+            written.append(helper.make_node(node.op_type, names, node.output))
+        if name in grids:
+            held[f"{name}_s"], held[f"{name}_z"] = np.float32(grids[name][0]), np.int8(grids[name][1])
+            pair = f"{name}_s {name}_z"
+            written.append(cases.n("QuantizeLinear", f"{name} {pair}", f"{name}_q"))
+            written.append(cases.n("DequantizeLinear", f"{name}_q {pair}", f"{name}_dq"))
+    return cases.case(written, {"x": [2, 3, 4]}, held).proto
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize(("grid", "kinds"), [((1 / 256, -128), ["LOGISTIC"]), ((1 / 255, -128), [])])
+def test_a_sigmoid_that_came_quantized_is_an_integer_one_on_tflites_own_grid(
+    grid: tuple[float, int], kinds: list[str], kernels: str, tmp_path: Path
+) -> None:
+    proto = between_grids([cases.n("Sigmoid", "x", "y")], {"x": (0.03, 5), "y": grid})
+    path = lowered(proto, tmp_path)
+    assert in_float(path) == ([] if kinds else ["LOGISTIC"])
+    for seed in range(3):
+        feed = {"x": models.random((2, 3, 4), seed) * 2}
+        wanted = Session(proto, threads=1).run(feed)["y_dq"]
+        assert np.abs(run(path, kernels, feed)["y_dq"] - wanted).max() <= 1.001 * grid[0]
+
+
+def test_an_integer_product_takes_the_bias_behind_it_with_it(tmp_path: Path) -> None:
+    for name in ("matmul_bias", "matmul_bias_relu"):
+        path = lowered(quantized(cases.INT8[name]), tmp_path)
+        assert operators(path) == ["QUANTIZE", "FULLY_CONNECTED", "DEQUANTIZE"]
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_a_constant_on_a_grid_of_its_own_is_no_bias(kernels: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(4)
+    constants = {
+        "w_q": rng.integers(-127, 128, (4, 4)).astype(np.int8), "w_s": np.full(4, 0.01, np.float32),
+        "w_z": np.zeros(4, np.int8),
+        "k_q": rng.integers(-127, 128, 4).astype(np.int8), "k_s": np.float32(0.02), "k_z": np.int8(3),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("DequantizeLinear", ["w_q", "w_s", "w_z"], ["w"], axis=1),
+        cases.n("DequantizeLinear", "k_q k_s k_z", "k"),
+        cases.n("MatMul", "x w", "m"),
+        cases.n("Add", "m k", "y"),
+    ]
+    proto = between_grids(nodes[2:], {"x": (0.03, 5), "y": (0.05, -3)}, constants)
+    for node in nodes[1::-1]:
+        proto.graph.node.insert(0, node)
+    path, feed = lowered(proto, tmp_path), {"x": models.random((2, 3, 4), 1)}
+    wanted = Session(proto, threads=1).run(feed)["y_dq"]
+    assert np.abs(run(path, kernels, feed)["y_dq"] - wanted).max() <= 1.001 * 0.05
+
+
 REFUSED = {
     "conv of three dimensions": (cases.one("Conv", [1, 2, 4, 4, 4], weights=[models.random((3, 2, 1, 1, 1))]), "Conv"),
     "no such operator": (cases.one("Det", [3, 3], out_type=onnx.TensorProto.FLOAT), "Det"),
@@ -283,6 +346,24 @@ def test_operators_have_the_version_that_first_took_them(int8: bool, tmp_path: P
         model = schema.ModelT.InitFromPackedBuf(lowered(proto, tmp_path).read_bytes())
         found = {(names[code.builtinCode], code.version) for code in model.operatorCodes}
         assert set(wanted.items()) <= found, name
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("average_pool", "DEPTHWISE_CONV_2D"), ("average_pool_pads", "AVERAGE_POOL_2D"),
+     ("average_pool_include", "DEPTHWISE_CONV_2D"), ("average_pool_large", "AVERAGE_POOL_2D")],
+)  # fmt: skip
+def test_integer_averages_of_few_numbers_are_xnnpacks(name: str, kind: str, tmp_path: Path) -> None:
+    assert kind in operators(lowered(quantized(cases.INT8[name]), tmp_path))
+    assert "AVERAGE_POOL_2D" in operators(lowered(cases.FLOAT[name].proto, tmp_path))
+
+
+def test_integer_averages_are_off_to_no_side(tmp_path: Path) -> None:
+    case = cases.one("AveragePool", [1, 64, 56, 56], kernel_shape=[2, 2], strides=[2, 2])
+    proto = quantized(case)
+    path, feed, (output, scale) = lowered(proto, tmp_path), case.feed(30), next(iter(steps(proto).items()))
+    apart = run(path, "xnnpack", feed)[output] - Session(proto, threads=1).run(feed)[output]
+    assert abs(apart.mean()) < 0.01 * scale
 
 
 @pytest.mark.parametrize("kernels", KERNELS)

@@ -276,6 +276,7 @@ POOLING = {
     "max_pool_same": one("MaxPool", [1, 3, 8, 8], kernel_shape=[3, 3], strides=[2, 2], auto_pad="SAME_LOWER"),
     "max_pool_1d": one("MaxPool", [1, 3, 11], kernel_shape=[3], strides=[2], pads=[1, 1]),
     "average_pool": one("AveragePool", [1, 3, 8, 8], kernel_shape=[2, 2], strides=[2, 2]),
+    "average_pool_large": one("AveragePool", [1, 3, 14, 14], kernel_shape=[6, 6], strides=[2, 2]),
     "average_pool_pads": one("AveragePool", [1, 3, 8, 8], kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
     "average_pool_uneven": one("AveragePool", [1, 3, 8, 8], kernel_shape=[3, 3], strides=[2, 2], pads=[1, 0, 1, 2]),
     "average_pool_include": one(
@@ -672,6 +673,8 @@ INT8: dict[str, Case] = {
             "matmul_rank_3",
             "matmul_rank_4",
             "matmul_weights_by_batch",
+            "matmul_bias",
+            "matmul_bias_relu",
             "gemm_relu",
         )
     },

@@ -14,6 +14,7 @@ from comparison.converters import FROM, SAME
 from comparison.methods import Method
 from comparison.run import Row, Settings
 from comparison.tasks import Task
+from comparison.unsigned import write_unsigned
 
 # The ONNX graphs themselves, float and Q/DQ, in the runtimes that read them.
 FLOAT, QDQ, QDQ_OPENVINO = "onnxruntime-float", "onnxruntime-qdq", "openvino-qdq"
@@ -82,8 +83,10 @@ def _graphs(task: Task, built: Row) -> dict[str, Row]:
     """Rows of the ONNX graphs: the float model and, if there is an int8 file, the Q/DQ graph it was written from."""
     found: dict[str, Row] = {FLOAT: {"method": FLOAT, "target": "onnxruntime", "file": str(task.model), "latency": {}}}
     if "graph" in built:
-        for name, target in ((QDQ, "onnxruntime"), (QDQ_OPENVINO, "openvino")):
-            found[name] = {"method": name, "target": target, "file": built["graph"], "latency": {}}
+        unsigned = task.work / "conversion" / "unsigned.onnx"
+        write_unsigned(Path(built["graph"]), unsigned)
+        for name, target, file in ((QDQ, "onnxruntime", built["graph"]), (QDQ_OPENVINO, "openvino", str(unsigned))):
+            found[name] = {"method": name, "target": target, "file": file, "latency": {}}
     return found
 
 

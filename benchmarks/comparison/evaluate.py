@@ -30,14 +30,16 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
     other = np.load(request["beside"], mmap_mode="r") if request.get("beside") else None
     keep = request["reference"] if request["is_reference"] else request.get("keep")
     kept: list[np.ndarray] = []
-    records, answers, power, beside, errors = [], [], [], [], []
+    records, answers, power, beside, differences, sizes = [], [], [], [], [], []
     for index in range(len(truth)):
         outputs = model({key: array[index] for key, array in arrays.items()})
         first = next(output for output in outputs if np.issubdtype(output.dtype, np.floating))
         if keep:
             kept.append(first)
-        power.append(_power(first if reference is None else reference[index], first))
-        errors.append(0.0 if reference is None else _error(reference[index], first))
+        wanted = first if reference is None else reference[index]
+        power.append(_power(wanted, first))
+        differences.append(_difference(wanted, first))
+        sizes.append(float(np.abs(wanted).max()))
         if other is not None:
             beside.append(_power(other[index], first))
         records.append(metric.record(outputs, truth[index]))
@@ -57,7 +59,7 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
         "value": metric.value(rows, np.ones(len(rows))),
         "sqnr_db": _decibels(power),
         "beside_db": _decibels(beside) if beside else None,
-        "largest_error": max(errors),
+        "largest_error": max(differences) / max(float(np.median(sizes)), 1e-30),
         "samples": len(rows),
         "bytes": _bytes(Path(request["file"])),
     }
@@ -76,11 +78,10 @@ def _decibels(power: list[tuple[float, float]]) -> float | None:
     return None if noise == 0 else float(10 * np.log10(max(signal, 1e-30) / noise))
 
 
-def _error(reference: np.ndarray, actual: np.ndarray) -> float:
-    """The largest difference, as a share of the largest number."""
+def _difference(reference: np.ndarray, actual: np.ndarray) -> float:
     if reference.shape != actual.shape or not np.isfinite(actual).all():
         return float("inf")
-    return float(np.abs(reference - actual).max() / max(float(np.abs(reference).max()), 1e-30))
+    return float(np.abs(reference - actual).max())
 
 
 def _bytes(file: Path) -> int:

@@ -3,9 +3,9 @@
 import lines
 import numpy as np
 from PIL import Image
-from sources import write
+from sources import judging, write
 
-SIZE, CALIBRATING, JUDGING, A_PAGE, MOST, GAP = 480, 24, 120, 9, 12, 8
+SIZE, CALIBRATING, JUDGING, A_PAGE, MOST, GAP = 480, 24, judging(120), 9, 12, 8
 MEAN, STD = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
 
 

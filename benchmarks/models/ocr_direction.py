@@ -2,9 +2,9 @@
 
 import lines
 import numpy as np
-from sources import write
+from sources import judging, write
 
-CALIBRATING, JUDGING = 64, 700
+CALIBRATING, JUDGING = 64, judging(700)
 
 images = lines.rendered(lines.texts(CALIBRATING + JUDGING, 16, seed=1), 192, hard=0.7, seed=1)
 upright = lines.padded(images, 192)

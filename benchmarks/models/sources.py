@@ -18,6 +18,11 @@ MEAN, STD = np.float32(0.286), np.float32(0.353)  # of Fashion-MNIST's training 
 CALIBRATION = 128
 
 
+def judging(usual: int) -> int:
+    """How many rendered samples judge: what was asked for, else the usual number. Calibration stays as it is."""
+    return int(sys.argv[2]) if len(sys.argv) > 2 else usual
+
+
 def wheel(requirement: str) -> zipfile.ZipFile:
     """The wheel of a pinned requirement, fetched once and not installed."""
     folder = OUT / ".wheels"

@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from edgepack.model import Model, constant
 from edgepack.passes.saturate import line, useful_range
+from edgepack.quantization.layer import addition, bias_of
 from edgepack.target import Scheme
 
 # Operators with weights that no scheme here quantizes; named when they stay float.
@@ -145,15 +146,26 @@ def why_not(node: ir.Node) -> str:
     return ""
 
 
+def bias_in(node: ir.Node, scheme: Scheme) -> np.ndarray | None:
+    """The bias that the runtime adds in a node's own sum, one float64 a channel, be it an input or added behind it."""
+    if node.op_type not in scheme.biased:
+        return bias_of(node)
+    added = addition(node)
+    held = constant(added[0].inputs[added[1]]) if added is not None else None
+    return None if held is None else held.reshape(-1).astype(np.float64)
+
+
 def is_finite(array: np.ndarray) -> bool:
     """Whether there is neither NaN nor infinity, found without an array of its size."""
     return array.dtype.kind != "f" or not array.size or bool(np.isfinite(array.min()) and np.isfinite(array.max()))
 
 
 def tail(node: ir.Node, scheme: Scheme) -> ir.Value:
-    """The node's output, or that of what the runtime fuses with it: an activation, or whole chains of them and of
-    sums and products with constants."""
+    """The node's output, or that of what the runtime fuses with it: a bias, an activation, or whole chains of them
+    and of sums and products with constants."""
     output = node.outputs[0]
+    if node.op_type in scheme.biased and (added := addition(node)) is not None:
+        output = added[0].outputs[0]
     while len(uses := list(output.uses())) == 1 and not output.is_graph_output():
         reader, index = uses[0]
         activation = reader.op_type in scheme.fused and index == 0

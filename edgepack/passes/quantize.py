@@ -15,9 +15,9 @@ import onnx_ir as ir
 from edgepack.errors import UnsupportedOperator
 from edgepack.model import Model, constant
 from edgepack.passes import PassResult
-from edgepack.passes.placement import Placement, place
+from edgepack.passes.placement import Placement, bias_in, place
 from edgepack.passes.saturate import write_saturating
-from edgepack.quantization.layer import added_behind, bias_of, channel_axis
+from edgepack.quantization.layer import addition, channel_axis
 from edgepack.target import Scheme
 
 # s_input·s_weight must stay a normal float32, and |bias| / (s_input·s_weight) within int32.
@@ -165,7 +165,7 @@ def rounded_nearest(node: ir.Node, input_scale: float, scheme: Scheme) -> Rounde
     """A layer's weights on the grid that just holds them."""
     weight = constant(node.inputs[1])
     assert weight is not None
-    axis, bias = channel_axis(node, weight), bias_of(node)
+    axis, bias = channel_axis(node, weight), bias_in(node, scheme)
     floor: np.ndarray | float = SMALLEST_SCALE / input_scale
     if bias is not None and scheme.bias_bits == 32:
         floor = np.maximum(floor, bias_floor(bias if axis is not None else np.abs(bias).max(), input_scale))
@@ -187,10 +187,11 @@ def _write_weights(
     assert value is not None and weight is not None and data is not None
     axis = channel_axis(node, weight)
     input_scale = float(grids[str(data.name)].scale)
-    bias = bias_of(node)
+    bias = bias_in(node, scheme)
+    added = (addition(node) if node.op_type in scheme.biased else None) or (node, 2)
     rounded = rounded or rounded_nearest(node, input_scale, scheme)
     grid = Grid(scale=rounded.scale, zero_point=np.zeros(rounded.scale.shape, np.int8))
-    if rounded.shift is not None and node.op_type == "MatMul":
+    if rounded.shift is not None and node.op_type == "MatMul" and bias is None:
         _shift_behind(graph, node, rounded.shift)
     elif rounded.shift is not None:
         bias = (0.0 if bias is None else bias) - rounded.shift
@@ -199,32 +200,42 @@ def _write_weights(
         written[key] = _dequantized(graph, node, f"{value.name}", rounded.integers, grid, axis, len(written))
     node.replace_input_with(1, written[key])
     if bias is not None:
-        _write_bias(
-            graph, node, f"{value.name}_bias_{node.name or node.outputs[0].name}", bias, input_scale, grid, scheme
-        )
+        name = f"{value.name}_bias_{node.name or node.outputs[0].name}"
+        scale = (np.float64(input_scale) * grid.scale).astype(np.float32)
+        _write_bias(graph, node, added, name, bias, scale, scheme)
 
 
 def _shift_behind(graph: ir.Graph, node: ir.Node, shift: np.ndarray) -> None:
-    """A MatMul has no bias of its own; what is added behind it takes the shift."""
-    added = added_behind(node)
+    """A MatMul has no bias of its own; what is added behind it, in float, takes the shift."""
+    added = addition(node)
     assert added is not None
-    shifted = (added.array - shift).astype(np.float32)
-    name = f"{node.outputs[0].name}_shifted"
-    added.node.replace_input_with(added.index, _initializer(graph, name, shifted))
+    reader, index = added
+    held = constant(reader.inputs[index])
+    assert held is not None
+    shifted = (held.reshape(-1) - shift).astype(np.float32)
+    reader.replace_input_with(index, _initializer(graph, f"{node.outputs[0].name}_shifted", shifted))
 
 
 def _write_bias(
-    graph: ir.Graph, node: ir.Node, name: str, bias: np.ndarray, input_scale: float, grid: Grid, scheme: Scheme
+    graph: ir.Graph,
+    node: ir.Node,
+    added: tuple[ir.Node, int],
+    name: str,
+    bias: np.ndarray,
+    scale: np.ndarray,
+    scheme: Scheme,
 ) -> None:
-    if len(node.inputs) < 3:
-        node.resize_inputs(3)
+    """A layer's bias, as the input of that number of the node that adds it."""
+    reader, index = added
+    if len(reader.inputs) <= index:
+        reader.resize_inputs(index + 1)
     if scheme.bias_bits == 0:
-        node.replace_input_with(2, _initializer(graph, name, bias.astype(np.float32)))
+        reader.replace_input_with(index, _initializer(graph, name, bias.astype(np.float32)))
         return
-    scale = (np.float64(input_scale) * grid.scale).astype(np.float32)
     integers = np.clip(np.rint(bias / scale.astype(np.float64)), -(2**31), 2**31 - 1).astype(np.int32)
     bias_grid = Grid(scale=scale, zero_point=np.zeros(scale.shape, np.int32))
-    node.replace_input_with(2, _dequantized(graph, node, name, integers, bias_grid, 0 if scale.ndim else None))
+    restored = _dequantized(graph, node, name, integers, bias_grid, 0 if scale.ndim else None)
+    reader.replace_input_with(index, restored)
 
 
 def _write_constants(graph: ir.Graph, node: ir.Node, scheme: Scheme) -> None:

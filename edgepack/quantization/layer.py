@@ -76,28 +76,19 @@ def bias_of(node: ir.Node) -> np.ndarray | None:
     return np.broadcast_to(bias, (weight.shape[axis],)) if node.op_type == "Gemm" and axis is not None else bias
 
 
-@dataclass(frozen=True, kw_only=True)
-class AddedBehind:
-    """The constant that the node behind a MatMul adds: its `index`-th input, as one float64 a channel."""
-
-    node: ir.Node
-    index: int
-    array: np.ndarray
-
-
-def added_behind(node: ir.Node) -> AddedBehind | None:
-    """A MatMul's bias, where the one node that reads it is an Add of a constant a channel."""
-    uses = node.outputs[0].uses()
-    weight = constant(node.inputs[1])
-    channels = None if weight is None else channel_count(node, weight)
-    if node.op_type != "MatMul" or channels is None or len(uses) != 1 or node.outputs[0].is_graph_output():
+def addition(node: ir.Node) -> tuple[ir.Node, int] | None:
+    """The Add of one constant a column to all that a MatMul makes, and which operand the constant is; else None."""
+    weight, output = constant(node.inputs[1]), node.outputs[0]
+    uses = list(output.uses())
+    if node.op_type != "MatMul" or weight is None or weight.ndim != 2 or len(uses) != 1 or output.is_graph_output():
         return None
-    add, read = next(iter(uses))
-    array = constant(add.inputs[1 - read]) if add.op_type == "Add" and add.domain == "" else None
-    if array is None or array.size not in (1, channels) or (array.size > 1 and array.shape[-1] != channels):
+    reader, index = uses[0]
+    added = constant(reader.inputs[1 - index]) if reader.op_type == "Add" and reader.domain == "" else None
+    if added is None or added.dtype != np.float32 or not added.size == weight.shape[1] == added.shape[-1]:
         return None
-    bias = np.broadcast_to(array.reshape(-1).astype(np.float64), (channels,))
-    return AddedBehind(node=add, index=1 - read, array=bias)
+    # With more axes than the product has, it would give it more.
+    rank = 1 if output.shape is None else len(output.shape)
+    return (reader, 1 - index) if added.ndim <= rank else None
 
 
 def channel_count(node: ir.Node, weight: np.ndarray) -> int | None:

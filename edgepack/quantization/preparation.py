@@ -23,11 +23,11 @@ from edgepack.passes.correct_bias import ChannelMean, mean_outputs
 from edgepack.passes.equalize import equalize
 from edgepack.passes.equalize_swish import equalize_swish, reaches
 from edgepack.passes.pad_channels import pad_channels
-from edgepack.passes.placement import place, tail
+from edgepack.passes.placement import bias_in, place, tail
 from edgepack.passes.quantize import SMALLEST_SCALE, Rounded, activation_grid, bias_floor, refuse_empty
 from edgepack.passes.round_weights import round_matrix
 from edgepack.passes.scale_groups import LAYERS, NORMS
-from edgepack.quantization.layer import bias_of, channel_axis, from_matrix, to_matrix
+from edgepack.quantization.layer import channel_axis, from_matrix, to_matrix
 from edgepack.statistics.choose_range import choose_ranges
 from edgepack.statistics.extent import Extent
 from edgepack.statistics.moments import Moments
@@ -190,7 +190,7 @@ def _round(moments: Moments, extents: dict[str, Extent], scheme: Scheme) -> Roun
     # A range that is chosen later may be down to a fifth of what was seen.
     step = 0.2 * float(activation_grid(extent.low, extent.high, scheme).scale)
     floor = np.full(matrix.shape[:2], SMALLEST_SCALE / step)
-    bias = bias_of(node)
+    bias = bias_in(node, scheme)
     if bias is not None and scheme.bias_bits == 32:
         floor = np.maximum(floor, bias_floor(bias, step).reshape(matrix.shape[:2]))
     # Where a bias can make up for the mean, only the deviation from it counts.

@@ -52,6 +52,7 @@ SCHEME = Scheme(
     fused=frozenset({"Relu", "Clip"}),
     closed=frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"}),
     bias_bits=32,
+    biased=frozenset({"MatMul"}),
     bit_exact=True,
     dynamic=frozenset({"Conv", "Gemm", "MatMul"}),
     keeps_compressed=True,

@@ -30,10 +30,14 @@ class NoForm(Exception):
 
 @dataclass(kw_only=True)
 class Unit:
-    """A node and what goes with it: a fused activation (the schema's number) and, if `int8`, the Q and DQ around it."""
+    """A node and what goes with it: a fused activation (the schema's number) and, if `int8`, the Q and DQ around it.
+
+    `bias` names the constant that is added behind a product of matrices.
+    """
 
     node: onnx.NodeProto
     output: str
+    bias: str = ""
     activation: int = 0
     int8: bool = False
     quantization: Quantization | None = None
@@ -59,6 +63,10 @@ def unit_of(low: Lowering, node: onnx.NodeProto, forms: Mapping[str, Form]) -> U
             integers and all(low.quantizer(name) is not None for name in outputs) and _has_int8(low, node, forms)
         )
         return unit
+    adder = _adder(low, node)
+    if adder is not None:
+        low.done.add(id(adder[0]))
+        unit.output, unit.bias = adder[0].output[0], adder[1]
     follower = low.only_reader(unit.output) if _fuses(low, node) else None
     limits = low.limits(follower) if follower is not None else None
     quantizer = low.quantizer(follower.output[0] if follower is not None and limits else unit.output)
@@ -80,6 +88,22 @@ def unit_of(low: Lowering, node: onnx.NodeProto, forms: Mapping[str, Form]) -> U
         low.grids[unit.output] = unit.quantization  # type: ignore[assignment]
         low.shapes.setdefault(unit.output, low.shapes[quantizer.input[0]])
     return unit
+
+
+def _adder(low: Lowering, node: onnx.NodeProto) -> tuple[onnx.NodeProto, str] | None:
+    """The Add of a constant to each row that a MatMul by constant weights makes, and the constant's name.
+
+    In integers it is a bias only if it is on the grid of the sum.
+    """
+    product = node.op_type == "MatMul" and _fuses(low, node) and len(low.shapes.get(node.input[0], ())) > 1
+    reader = low.only_reader(node.output[0]) if product else None
+    if reader is None or reader.op_type != "Add" or low.shapes.get(reader.output[0]) != low.shapes.get(node.output[0]):
+        return None
+    name = next((name for name in reader.input if name != node.output[0]), "")
+    array, columns = low.value(name) if name else None, low.shape(node.output[0])[-1]
+    fits = array is not None and array.shape[-1:] == (columns,) and array.size == columns
+    on_grid = name in low.integers and low.dtype(low.integers[name]) == np.int32
+    return (reader, name) if fits and (on_grid or not _reads_integers(low, node)) else None
 
 
 def _fuses(low: Lowering, node: onnx.NodeProto) -> bool:

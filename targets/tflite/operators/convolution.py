@@ -11,7 +11,7 @@ from ..axes import last
 from ..flatbuffer import Quantization, Tensor
 from ..lowering import Lowering
 from ..units import NoForm, Unit
-from .registry import always, ints, operator
+from .registry import always, ints, operator, optional
 from .slicing import sliced
 from .weights import bias_of, filters_of, weights_of
 from .windows import VALID, made_for, pad_picture, padded, pads_of, picture, unpicture
@@ -110,7 +110,7 @@ def _convolve(
     channels: int,
 ) -> None:
     name, group = unit.node.input[1], int(unit.attributes.get("group", 1))
-    bias = bias_of(low, unit, 2, scales, weight.shape[0], x)
+    bias = bias_of(low, unit, optional(unit, 2), scales, weight.shape[0], x)
     if group == channels and group > 1:
         options = {**options, "depthMultiplier": weight.shape[0] // group}
         filters = filters_of(low, name, weight[:, 0][None], (0, 2, 3, 1), scales, 3)
@@ -142,7 +142,7 @@ def _conv_transpose(low: Lowering, unit: Unit) -> None:
     if rank == 3:
         x, weight = picture(low, unit, x), weight[:, :, None, :]
         strides, begins, sizes, reach = [1, *strides], [0, *begins], [1, *sizes], [1, *reach]
-    bias = bias_of(low, unit, 2, scales, weight.shape[1], x)
+    bias = bias_of(low, unit, optional(unit, 2), scales, weight.shape[1], x)
     filters = filters_of(low, unit.node.input[1], weight, (1, 2, 3, 0), scales, 0)
     whole = (shape[0], *reach, weight.shape[1])
     made = made_for(low, unit, rank)

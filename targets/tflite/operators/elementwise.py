@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 
 from ..axes import last
 from ..formula import TABLES, Formula
@@ -10,8 +11,10 @@ from ..lowering import Lowering
 from ..units import NoForm, Unit
 from .registry import always, keeps_grid, operator
 
+# The grid that TFLite's specification gives an int8 LOGISTIC: [0, 1) in 256 steps.
+_LOGISTIC = 1 / 256, -128
 _UNARY = {
-    "Sigmoid": "LOGISTIC", "Tanh": "TANH", "HardSwish": "HARD_SWISH", "Exp": "EXP", "Log": "LOG", "Sqrt": "SQRT",
+    "Tanh": "TANH", "HardSwish": "HARD_SWISH", "Exp": "EXP", "Log": "LOG", "Sqrt": "SQRT",
     "Abs": "ABS", "Neg": "NEG", "Sin": "SIN", "Cos": "COS", "Floor": "FLOOR", "Ceil": "CEIL", "Round": "ROUND",
     "Not": "LOGICAL_NOT", "Sign": "SIGN",
 }  # fmt: skip
@@ -20,6 +23,16 @@ _UNARY = {
 @operator(*_UNARY)
 def _unary(low: Lowering, unit: Unit) -> None:
     _one(low, unit, _UNARY[unit.node.op_type])
+
+
+def _ends_on_its_grid(low: Lowering, node: onnx.NodeProto) -> bool:
+    grid = low.grid_behind(node.output[0])
+    return grid is not None and (float(grid.scale), int(grid.zero_point)) == _LOGISTIC
+
+
+@operator("Sigmoid", int8=_ends_on_its_grid)
+def _sigmoid(low: Lowering, unit: Unit) -> None:
+    _one(low, unit, "LOGISTIC")
 
 
 @operator("Relu", int8=keeps_grid)

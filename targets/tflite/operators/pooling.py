@@ -9,12 +9,15 @@ import onnx
 from onnx import helper
 
 from ..axes import last
-from ..flatbuffer import Tensor
+from ..flatbuffer import Quantization, Tensor
 from ..formula import Formula
 from ..lowering import Lowering
 from ..units import NoForm, Unit
 from .registry import always, ints, keeps_grid, operator
 from .windows import SAME, VALID, made_for, pad_picture, pads_of, picture, same, unpicture
+
+# Beyond this XNNPACK's depthwise kernels take several rounds, and are slower than the builtin average.
+_MOST_TAPS = 25
 
 
 def _counts_alike(low: Lowering, node: onnx.NodeProto) -> bool:
@@ -58,11 +61,34 @@ def _pool(low: Lowering, unit: Unit, kind: str) -> None:
         "fusedActivationFunction": unit.activation if factor is None else 0,
     }  # fmt: skip
     made = made_for(low, unit, rank)
-    if factor is None:
+    small = window.kernel[0] * window.kernel[1] <= _MOST_TAPS
+    if unit.int8 and kind == "AVERAGE_POOL_2D" and padding == VALID and small:
+        _averaged(low, unit, x, made, window)
+    elif factor is None:
         low.add(kind, [x], [made], "Pool2DOptions", options)
     else:
         _scaled(low, unit, x, made, factor, options)
     unpicture(low, unit, made, rank)
+
+
+def _averaged(low: Lowering, unit: Unit, x: Tensor, made: Tensor, window: Window) -> None:
+    """Integer averages as a depthwise convolution by ones, whose scale is one over their number.
+
+    XNNPACK has no integer average, and the builtin one takes two to seven times as long and rounds halves away from 0.
+    """
+    assert x.quantization is not None
+    channels, count = x.shape[-1], window.kernel[0] * window.kernel[1]
+    zeros = np.zeros(channels, np.int64)
+    scale = np.full(channels, 1 / count, np.float32)
+    weights = Quantization(scale=scale, zero_point=zeros, axis=3)
+    biases = Quantization(scale=scale * x.quantization.scale, zero_point=zeros, axis=0)
+    ones = low.constant(np.ones((1, *window.kernel, channels), np.int8), f"{unit.output}/ones", weights)
+    none = low.constant(np.zeros(channels, np.int32), f"{unit.output}/none", biases)
+    options = {
+        "padding": VALID, "strideH": window.strides[0], "strideW": window.strides[1], "depthMultiplier": 1,
+        "dilationHFactor": 1, "dilationWFactor": 1, "fusedActivationFunction": unit.activation,
+    }  # fmt: skip
+    low.add("DEPTHWISE_CONV_2D", [x, ones, none], [made], "DepthwiseConv2DOptions", options)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -11,7 +10,7 @@ import onnx
 from ..flatbuffer import Tensor
 from ..formula import Formula
 from ..lowering import Lowering
-from ..units import NoForm, Unit, unit_of
+from ..units import NoForm, Unit
 from .registry import always, operator, optional
 from .weights import bias_of, filters_of, weights_of
 
@@ -54,9 +53,7 @@ def _matmul(low: Lowering, unit: Unit) -> None:
     shapes = [low.shape(name) for name in unit.node.input]
     second = low.value(unit.node.input[1])
     if second is not None and second.ndim == 2 and len(shapes[0]) > 1:
-        x = low.read(low.data(unit, 0))
-        unit, bias = _with_bias(low, unit)
-        _fully_connected(low, unit, x, turned=False, bias=bias)
+        _fully_connected(low, unit, low.read(low.data(unit, 0)), turned=False)
         return
     make = Formula(low=low, unit=unit)
     turned = (*range(len(shapes[1]) - 2), len(shapes[1]) - 1, len(shapes[1]) - 2)
@@ -70,20 +67,6 @@ def _matmul(low: Lowering, unit: Unit) -> None:
     first = make.reshape(first, (1, *first.shape)) if len(shapes[0]) == 1 else first
     other = make.reshape(other, (*other.shape, 1)) if len(shapes[1]) == 1 else other
     make.answer(make.reshape(_product(make, first, other), low.shape(unit.output)))
-
-
-def _with_bias(low: Lowering, unit: Unit) -> tuple[Unit, Tensor | None]:
-    """The product together with the constant that is added to each row behind it, if one is, and that constant."""
-    adder = None if unit.int8 or unit.activation else low.only_reader(unit.output)
-    if adder is None or adder.op_type != "Add" or low.shapes.get(adder.output[0]) != low.shape(unit.output):
-        return unit, None
-    name = next(name for name in adder.input if name != unit.output)
-    array, columns = low.value(name), low.shape(unit.output)[-1]
-    if array is None or array.shape[-1:] != (columns,) or array.size != columns:
-        return unit, None
-    low.done.add(id(adder))
-    sum_ = unit_of(low, adder, {})
-    return replace(unit, output=sum_.output, activation=sum_.activation), low.constant(array.reshape(-1), name)
 
 
 def _product(make: Formula, first: Tensor, second: Tensor) -> Tensor:
@@ -111,17 +94,15 @@ def _fully_connected(
     turned: bool,
     alpha: float = 1.0,
     beta: float = 1.0,
-    bias: Tensor | None = None,
 ) -> None:
-    """`turned` weights come as [outputs, inputs]; the bias is the node's own if none is given."""
+    """`turned` weights come as [outputs, inputs]."""
     name = unit.node.input[1]
     array, scales = weights_of(low, unit, 1)
     array = array if turned else array.T
     if alpha != 1.0:
         array = (array * np.float32(alpha)).astype(np.float32)
     filters = filters_of(low, name, array, (0, 1), scales, 0)
-    if bias is None:
-        bias = bias_of(low, unit, 2, scales, array.shape[0], x)
+    bias = bias_of(low, unit, unit.bias or optional(unit, 2), scales, array.shape[0], x)
     if beta != 1.0 and bias.data is not None:
         bias = low.constant((bias.data * np.float32(beta)).astype(np.float32), bias.name)
     made = low.result(unit)

@@ -35,9 +35,8 @@ def filters_of(
     return low.constant(array.transpose(order), name, scales)
 
 
-def bias_of(low: Lowering, unit: Unit, index: int, scales: Quantization | None, count: int, x: Tensor) -> Tensor:
-    """The bias, int32 of scale s_in·s_w in an int8 unit; zeros where the node has none."""
-    name = unit.node.input[index] if len(unit.node.input) > index else ""
+def bias_of(low: Lowering, unit: Unit, name: str, scales: Quantization | None, count: int, x: Tensor) -> Tensor:
+    """The bias, int32 of scale s_in·s_w in an int8 unit; zeros where no name is given."""
     if scales is None:
         array = low.value(name) if name else np.zeros(count, np.float32)
         if array is None:
