@@ -63,6 +63,12 @@ class CleanupError(EdgepackError):
     exit_code = 14
 
 
+class PruningError(EdgepackError):
+    """Nothing in the model can be pruned, or not as much as was asked for."""
+
+    exit_code = 15
+
+
 class SamplesError(EdgepackError):
     """Samples whose names, shapes, types or values do not fit the model."""
 
