@@ -60,13 +60,15 @@ _RULES: dict[str, Rule] = {
 class Group:
     """Channels that can be removed one by one.
 
-    `units` are their numbers in `Dependencies.unit`; `name` is the first weighted node's output that counts them;
+    `units` are their numbers in `Dependencies.unit`; `places` is how many places of a weight go with each, where
+    those are fewest; `name` is the first weighted node's output that counts them;
     `producers` and `consumers` are weighted nodes, by their outputs, that make these channels or sum over them.
     """
 
     name: str
     units: np.ndarray
     axes: tuple[Axis, ...]
+    places: int
     producers: tuple[str, ...]
     consumers: tuple[str, ...]
 
@@ -125,7 +127,7 @@ def dependencies(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> Depende
         unit_of[np.array(roots)] = first + np.arange(len(roots))
         groups.append(
             Group(
-                name=makes[0], units=first + np.arange(len(roots)), axes=axes, producers=makes, consumers=reads
+                name=makes[0], places=_places(axes, label, roots[0], ties, produced, consumed), units=first + np.arange(len(roots)), axes=axes, producers=makes, consumers=reads
             )
         )  # fmt: skip
     units = {axis: unit_of[label[ties.atoms(*axis)]] for axis in numbered}
@@ -135,6 +137,16 @@ def dependencies(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> Depende
         groups=tuple(groups),
         left_alone=_left_alone(model.ir.graph, ties, label, reasons, units),
     )
+
+
+def _places(
+    axes: tuple[Axis, ...],
+    label: np.ndarray,
+    root: int,
+    ties: Ties,
+    *weights: Mapping[Axis, list[str]],
+) -> int:
+    return min(int((label[ties.atoms(*axis)] == root).sum()) for axis in axes if any(axis in held for held in weights))
 
 
 def _walk(graph: ir.Graph, ties: Ties) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from edgepack.data.samples import Feed
 from edgepack.model import Model, constant
 from edgepack.reference import Session
-from edgepack.samples import Feed
 
 
 def observed_shapes(model: Model, feed: Feed) -> dict[str, tuple[int, ...]]:

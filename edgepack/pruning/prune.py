@@ -1,0 +1,242 @@
+"""Prune a model to a budget and repair it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from edgepack.data.samples import Feed, Samples, subset
+from edgepack.data.samples import spread as places
+from edgepack.errors import PruningError, UsageError
+from edgepack.model import Model
+from edgepack.pruning.budget import Budget
+from edgepack.pruning.distance import distance
+from edgepack.pruning.groups import Dependencies, dependencies
+from edgepack.pruning.importance import NAMES, Level
+from edgepack.pruning.observed import observed_shapes
+from edgepack.pruning.repair import repair
+from edgepack.pruning.spread import spread
+from edgepack.pruning.surgery import Cut, untangled
+from edgepack.pruning.survey import MOST, Survey, small, survey
+from edgepack.reference import Session
+
+Progress = Callable[[str, int, int], None]
+# The pruned model's latency as a share of the original's.
+Ratio = Callable[[Model, Model], float]
+_LATENCY_TRIES = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrunedGroup:
+    """`layer` is the first layer (by output) that makes these channels; `error` what the output loses by this group
+    alone, before repair (pruning/distance.py)."""
+
+    layer: str
+    before: int
+    after: int
+    error: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What was pruned. Errors are pruning/distance.py's, on samples that statistics have not seen.
+
+    `left_alone` says by layer why its output channels stay.
+    """
+
+    budget: str
+    importance: str
+    macs_before: int
+    macs_after: int
+    parameters_before: int
+    parameters_after: int
+    groups: tuple[PrunedGroup, ...]
+    left_alone: dict[str, str] = field(default_factory=dict)
+    error_unrepaired: float
+    error: float
+    samples: int
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def __str__(self) -> str:
+        narrowed = sum(group.after < group.before for group in self.groups)
+        return (
+            f"pruned to {self.macs_after / self.macs_before:.0%} of the MACs, "
+            f"{self.parameters_after / self.parameters_before:.0%} of the parameters: "
+            f"{narrowed} of {len(self.groups)} groups of channels narrowed by {self.importance}, "
+            f"refitted on {self.samples} samples; error of the output {self.error:.2g}, "
+            f"{self.error_unrepaired:.2g} without repair"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pruned:
+    model: Model
+    report: Report
+
+
+def find(model: Model, feed: Feed) -> tuple[Model, Dependencies]:
+    """The model with constants of each layer's own, and its groups.
+
+    Raises:
+        PruningError: there are none; it says why.
+    """
+    whole = untangled(model)
+    found = dependencies(whole, observed_shapes(whole, feed))
+    if not found.groups:
+        why = "; ".join(f"{layer}: {reason}" for layer, reason in list(found.left_alone.items())[:3])
+        inside = "its layers lie inside control flow" if model.has_control_flow else "it has no layers with weights"
+        raise PruningError(f"nothing in the model can be pruned: {why or inside}", "leave --prune out")
+    return whole, found
+
+
+def prune(
+    model: Model,
+    samples: Samples,
+    budget: Budget,
+    *,
+    importance: str = "second-order",
+    ratio: Ratio | None = None,
+    progress: Progress = lambda what, done, total: None,
+) -> Pruned:
+    """The model with fewer channels, refitted.
+
+    Args:
+        model: float, cleaned up (edgepack/building/cleaning.py).
+        samples: unlabelled ones, to fit to.
+        importance: one of importance.NAMES.
+        ratio: times two models; only a budget of latency needs it.
+
+    Raises:
+        PruningError: nothing can be pruned, or not that far.
+        UsageError: there is no such importance.
+    """
+    if importance not in NAMES:
+        raise UsageError(f"no importance {importance!r}", f"one of {', '.join(NAMES)}")
+    whole, found = find(model, samples.read(0))
+    known = survey(
+        whole, found, samples, importance, lambda done, total: progress("measuring groups of channels", done, total)
+    )
+    return pruned_to(known, budget, samples, importance=importance, ratio=ratio, progress=progress)
+
+
+def pruned_to(
+    known: Survey,
+    budget: Budget,
+    samples: Samples,
+    *,
+    importance: str = "second-order",
+    ratio: Ratio | None = None,
+    repaired: bool = True,
+    progress: Progress = lambda what, done, total: None,
+) -> Pruned:
+    """A surveyed model at a budget.
+
+    Args:
+        samples: those of the survey, that layers are refitted on.
+        repaired: False leaves the weights that remain as they were.
+    """
+    counts = _counts(known, budget, ratio)
+    chosen = _chosen(known, counts)
+    keep = np.ones(known.found.units, bool)
+    for level in chosen:
+        keep[level.gone] = False
+    bare = small(known.model, known.found, chosen, refitted=False)
+    final, used = bare, 0
+    if repaired and chosen:
+        result = repair(
+            known.model,
+            small(known.model, known.found, chosen),
+            Cut.of(known.found, keep),
+            subset(samples, places(samples.count, MOST)),
+            lambda done, total: progress("refitting layers", done, total),
+        )
+        final, used = result.model, result.samples
+    feeds = list(known.held.batches(known.held.batch()))
+    original = _answers(known.model, feeds)
+    size, widths = known.size, known.widths
+    return Pruned(
+        model=replace(final, source=known.model.source),
+        report=Report(
+            budget=str(budget),
+            importance=importance,
+            macs_before=round(size.macs(widths)),
+            macs_after=round(size.macs(counts)),
+            parameters_before=round(size.parameters(widths)),
+            parameters_after=round(size.parameters(counts)),
+            groups=tuple(
+                PrunedGroup(
+                    layer=group.name, before=group.width, after=int(count), error=float(curve.at([int(count)])[0])
+                )
+                for group, curve, count in zip(known.found.groups, known.curves, counts, strict=True)
+            ),
+            left_alone=dict(known.found.left_alone),
+            error_unrepaired=distance(original, _answers(bare, feeds)),
+            error=distance(original, _answers(final, feeds)),
+            samples=used,
+        ),
+    )
+
+
+def _answers(model: Model, feeds: Sequence[Feed]) -> list[Feed]:
+    session = Session(model)
+    return [session.run(feed) for feed in feeds]
+
+
+def _chosen(known: Survey, counts: np.ndarray) -> list[Level]:
+    return [
+        known.level(number, int(count))
+        for number, (count, width) in enumerate(zip(counts, known.widths, strict=True))
+        if count < width
+    ]
+
+
+def _counts(known: Survey, budget: Budget, ratio: Ratio | None) -> np.ndarray:
+    """Channels left by group.
+
+    Raises:
+        PruningError: the budget cannot be met.
+    """
+    if budget.kind == "latency":
+        assert ratio is not None
+        return _within_latency(known, budget, ratio)
+    size = known.size.macs if budget.kind == "macs" else known.size.parameters
+    full = size(known.widths)
+    counts = spread(known.curves, size, budget.share * full)
+    if counts is None:
+        least = size(np.array([curve.steps[-1] for curve in known.curves])) / full
+        raise PruningError(
+            f"the model can be pruned to {budget.kind}={least:.2g} at most: its other layers must stay",
+            f"ask for --prune {budget.kind}={min(0.95, least + 0.1):.1g}, or leave it out",
+        )
+    return counts
+
+
+def _within_latency(known: Survey, budget: Budget, ratio: Ratio) -> np.ndarray:
+    """The most multiply-accumulates whose latency keeps the budget, by halving; refitting does not change latency."""
+    full = known.size.macs(known.widths)
+    low, high, best = 0.0, 1.0, None
+    share, measured = budget.share, 1.0
+    for _ in range(_LATENCY_TRIES):
+        counts = spread(known.curves, known.size.macs, share * full)
+        if counts is None:
+            low = share
+        else:
+            measured = ratio(small(known.model, known.found, _chosen(known, counts), refitted=False), known.model)
+            if measured <= budget.share:
+                low, best = share, counts
+            else:
+                high = share
+        share = (low + high) / 2
+        if high - low < 0.03:
+            break
+    if best is None:
+        raise PruningError(
+            f"no pruning keeps latency={budget.share:g} on this machine: the last one tried took {measured:.2g}",
+            "ask for more latency, or for macs=0.5",
+        )
+    return best

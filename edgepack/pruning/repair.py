@@ -1,0 +1,165 @@
+"""Repair without training: layer upon layer, weights are refitted so that the pruned model does what the original did.
+
+Both models run side by side over the same samples, piece by piece. Before each layer runs in the pruned one, its
+weights and bias are fitted to reproduce the original layer's output, on the original's input, from the input that the
+pruned model really gives it; so errors do not pile up (as the reconstruction of He et al., "Channel Pruning for
+Accelerating Very Deep Neural Networks", 2017, with its asymmetric target). The ridge is chosen, layer by layer, by the
+error on samples that are held aside; no refit at all is among the choices. A BatchNormalization is a layer of one
+weight a channel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from threadpoolctl import threadpool_limits
+
+from edgepack.data.samples import Feed, Samples
+from edgepack.model import Model
+from edgepack.passes.edits import initializer
+from edgepack.pruning.fit import Solution, refit, refit_checked
+from edgepack.pruning.layers import Constants, Layer, can_be_fitted, layer
+from edgepack.pruning.rules import name
+from edgepack.pruning.surgery import Cut
+from edgepack.quantization.pieces import pieces
+from edgepack.reference import Session
+
+RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
+# Bytes that the samples' activations may take in both models.
+_MEMORY = 1_500_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repaired:
+    """`ridges` by the layers that were refitted (by output); infinite where only the bias moved."""
+
+    model: Model
+    ridges: dict[str, float]
+    samples: int
+
+
+def repair(
+    whole: Model,
+    small: Model,
+    what: Cut,
+    samples: Samples,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Repaired:
+    """
+    Args:
+        whole: the original, of which the pruned model is a cut; nodes are named by their outputs.
+        samples: a fifth of them is held aside to choose ridges on.
+    """
+    small = _with_biases(small)
+    size = samples.batch()
+    most = max(8, int(_MEMORY / 2 / max(_live_bytes(whole, what.shapes), 1)))
+    count = min(samples.count, most)
+    batches = list(samples.batches(min(size, max(1, count // 8)), 0, count))
+    originals = {name(node.outputs[0]): node for node in whole.ir.graph}
+    nodes = [node for node in small.ir.graph if name(node.outputs[0]) in originals and can_be_fitted(node)]
+    layers = [layer(originals[name(node.outputs[0])], node, what, count) for node in nodes]
+    wanted = [one for one in layers if one is not None]
+    proto = small.proto()
+    streams = [_Stream(one, [known.name for known in wanted], batches) for one in (whole.proto(), proto)]
+    constants = Constants(tensors={tensor.name: tensor for tensor in proto.graph.initializer})
+    ridges: dict[str, float] = {}
+    with threadpool_limits(1, "blas"):
+        for number, known in enumerate(wanted):
+            progress(number, len(wanted))
+            for stream in streams:
+                stream.advance()
+            solution = _solved(known, streams[0].live, streams[1].live)
+            if solution is not None:
+                constants.put(known.constants(solution))
+                ridges[known.name] = solution.ridge
+    return Repaired(model=Model.from_proto(proto, small.source), ridges=ridges, samples=count)
+
+
+def _solved(known: Layer, wholes: Sequence[Feed], smalls: Sequence[Feed]) -> Solution | None:
+    """The layer's new weights; None where its input is what it was, or where too little of it is seen."""
+    fitted, checked = known.moments(), known.moments()
+    held = set(range(len(wholes))[2::5])
+    same = True
+    for number, (before, after) in enumerate(zip(wholes, smalls, strict=True)):
+        rows = known.rows(before, after, number)
+        if rows is None:
+            return None
+        x, y, unchanged = rows
+        same = same and unchanged
+        (checked if number in held else fitted).add(x, y)
+    if same or fitted.rows < 2:
+        return None
+    if checked.rows < 2:
+        return refit(fitted, known.prior, RIDGES[-1], biased=known.biased)
+    return refit_checked(fitted, checked, known.prior, RIDGES, biased=known.biased)
+
+
+def _with_biases(model: Model) -> Model:
+    """The model with a bias, of zeros, for each layer that can have one."""
+    result = model.clone()
+    graph = result.ir.graph
+    for node in list(graph):
+        if node.op_type not in ("Conv", "ConvTranspose", "Gemm") or not can_be_fitted(node):
+            continue
+        if len(node.inputs) < 3 or node.inputs[2] is None:
+            known = layer_outputs(node)
+            node.resize_inputs(3)
+            node.replace_input_with(2, initializer(graph, f"{node.outputs[0].name}_bias", np.zeros(known, np.float32)))
+    return result
+
+
+def layer_outputs(node: ir.Node) -> int:
+    """How many output channels a layer has."""
+    value = node.inputs[1]
+    assert value is not None and value.const_value is not None
+    shape = value.const_value.shape.numpy()
+    if node.op_type == "Conv":
+        return int(shape[0])
+    if node.op_type == "ConvTranspose":
+        return int(shape[1] * node.attributes.get_int("group", 1))
+    return int(shape[0] if node.attributes.get_int("transB", 0) else shape[1])
+
+
+def _live_bytes(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """The most that has to be kept of one sample between two nodes."""
+    last: dict[str, int] = {}
+    nodes = list(model.ir.graph)
+    for index, node in enumerate(nodes):
+        last |= {name(value): index for value in node.inputs if value is not None}
+    live = most = 0
+    ending: dict[int, int] = {}
+    for index, node in enumerate(nodes):
+        made = {name(value): 4 * int(np.prod(shapes.get(name(value), (0,)))) for value in node.outputs}
+        live += sum(made.values())
+        for key, size in made.items():
+            ending[last.get(key, index)] = ending.get(last.get(key, index), 0) + size
+        most = max(most, live)
+        live -= ending.pop(index, 0)
+    return most
+
+
+class _Stream:
+    """One model run piece by piece over batches, each of which keeps what later pieces read."""
+
+    def __init__(self, proto: onnx.ModelProto, ends: Sequence[str], batches: Sequence[Feed]) -> None:
+        places = {node.output[0]: index for index, node in enumerate(proto.graph.node)}
+        indices = [places[end] for end in ends]
+        self.live: list[Feed] = [dict(feed) for feed in batches]
+        self._at_once = indices[:1] == [0]
+        self._pieces = pieces(proto, [index for index in indices if index], self.live[0])
+
+    def advance(self) -> None:
+        """Run up to the next of the ends."""
+        if self._at_once:
+            self._at_once = False
+            return
+        piece = next(self._pieces)
+        session = Session(piece.proto)
+        for values in self.live:
+            values.update(session.run({key: values[key] for key in piece.inputs}, piece.outputs))
+            for key in values.keys() - piece.needed:
+                del values[key]
