@@ -88,7 +88,7 @@ def consumer(node: ir.Node, found: Dependencies) -> Consumer | None:
     weight = constant(node.inputs[1]) if axes is not None else None
     if axes is None or weight is None or weight.dtype != np.float32:
         return None
-    if node.op_type in ("Gemm", "MatMul") and (weight.ndim != 2 or node.attributes.get_int("transA", 0)):
+    if node.op_type in ("Gemm", "MatMul") and (weight.ndim != 2 or node.attributes.get_int("transA", 0) != 0):
         return None
     if node.op_type == "Gemm" and node.attributes.get_float("alpha", 1.0) != 1.0:
         return None

@@ -8,6 +8,7 @@ stays as it was.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -42,6 +43,8 @@ class Moments:
         self._x += a.sum(axis=1, dtype=np.float64)
         self._y += b.sum(axis=1, dtype=np.float64)
         self.rows += len(x)
+        for known in ("covariance", "cross"):
+            self.__dict__.pop(known, None)
 
     @property
     def mean(self) -> np.ndarray:
@@ -54,13 +57,13 @@ class Moments:
         assert self._shift is not None
         return np.asarray(self._shift[1] + self._y / self.rows)
 
-    @property
+    @cached_property
     def covariance(self) -> np.ndarray:
         """[G, K, K]."""
         mean = self._x / self.rows
         return np.asarray(self._xx / self.rows - mean[:, :, None] * mean[:, None, :])
 
-    @property
+    @cached_property
     def cross(self) -> np.ndarray:
         """Covariance of x with y, [G, K, O]."""
         return np.asarray(self._xy / self.rows - (self._x / self.rows)[:, :, None] * (self._y / self.rows)[:, None, :])
@@ -76,12 +79,10 @@ class Moments:
         both.rows = self.rows + other.rows
         shares = [part.rows / both.rows for part in (self, other)]
         means = [(part.mean, part.target_mean) for part in (self, other)]
-        both._shift = (
-            sum(s * m[0] for s, m in zip(shares, means, strict=True)),
-            sum(s * m[1] for s, m in zip(shares, means, strict=True)),
-        )
+        x_mean, y_mean = (shares[0] * means[0][side] + shares[1] * means[1][side] for side in (0, 1))
+        both._shift = x_mean, y_mean
         for part, (x, y) in zip((self, other), means, strict=True):
-            dx, dy = x - both._shift[0], y - both._shift[1]
+            dx, dy = x - x_mean, y - y_mean
             both._xx += part.rows * (part.covariance + dx[:, :, None] * dx[:, None, :])
             both._xy += part.rows * (part.cross + dx[:, :, None] * dy[:, None, :])
             both._yy += part.rows * (part.power + np.square(dy))
@@ -97,9 +98,8 @@ class Moments:
 
     def error(self, weight: np.ndarray, bias: np.ndarray) -> float:
         """Mean square of weight · x + bias − y, summed over outputs; weight [G, O, K], bias [G, O]."""
-        spread = np.einsum(
-            "gok,gko->", weight @ self.covariance - 2 * self.cross.transpose(0, 2, 1), weight.transpose(0, 2, 1)
-        )
+        pulled = weight @ self.covariance - 2 * self.cross.transpose(0, 2, 1)
+        spread = np.einsum("gok,gok->", pulled, weight)
         offset = np.einsum("gok,gk->go", weight, self.mean) + bias - self.target_mean
         return float(spread + self.power.sum() + np.square(offset).sum())
 

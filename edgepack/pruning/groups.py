@@ -127,9 +127,14 @@ def dependencies(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> Depende
         unit_of[np.array(roots)] = first + np.arange(len(roots))
         groups.append(
             Group(
-                name=makes[0], places=_places(axes, label, roots[0], ties, produced, consumed), units=first + np.arange(len(roots)), axes=axes, producers=makes, consumers=reads
+                name=makes[0],
+                units=first + np.arange(len(roots)),
+                axes=axes,
+                places=_places(axes, label, roots[0], ties, produced, consumed),
+                producers=makes,
+                consumers=reads,
             )
-        )  # fmt: skip
+        )
     units = {axis: unit_of[label[ties.atoms(*axis)]] for axis in numbered}
     return Dependencies(
         shapes=shapes,

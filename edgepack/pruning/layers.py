@@ -56,7 +56,7 @@ def can_be_fitted(node: ir.Node) -> bool:
         return all(constant(one) is not None for one in node.inputs[1:5]) and len(node.outputs) == 1
     if node.op_type not in WEIGHTED or len(value.uses()) > 1:
         return False
-    if node.op_type in ("Gemm", "MatMul") and (weight.ndim != 2 or node.attributes.get_int("transA", 0)):
+    if node.op_type in ("Gemm", "MatMul") and (weight.ndim != 2 or node.attributes.get_int("transA", 0) != 0):
         return False
     return node.op_type != "Gemm" or node.attributes.get_float("alpha", 1.0) == 1.0
 

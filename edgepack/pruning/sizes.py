@@ -46,7 +46,7 @@ class Sizes:
 
     def _sum(self, terms: Sequence[_Term], counts: np.ndarray) -> float:
         left = self.fixed + self.share @ counts
-        return sum(term.amount * math.prod(left[axis] for axis in term.axes) for term in terms)
+        return float(sum(term.amount * math.prod(left[axis] for axis in term.axes) for term in terms))
 
 
 def sizes(model: Model, found: Dependencies) -> Sizes:
