@@ -68,6 +68,8 @@ class Ingredients:
     border: Border
     # Filled by `settled`, so that candidates share one pass over the calibration samples.
     known: dict[str, Settled] = field(default_factory=dict)
+    # What was pruned of `clean` (edgepack/building/pruned.py), for the manifest.
+    pruning: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -321,6 +323,7 @@ def _manifest(
         "preprocess": {**spec, "layout": ports.inputs[spec["input"]].layout or spec["layout"], "golden": True}
         if spec is not None
         else None,
+        "pruning": given.pruning,
         "calibration": None if given.data is None else {"samples": given.data.count},
         "golden": {"synthetic": given.synthetic, "samples": len(given.golden), "outputs": terms},
     }

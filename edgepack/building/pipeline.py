@@ -24,6 +24,7 @@ from edgepack.building.candidate import (
 )
 from edgepack.building.cleaning import cleaned, refuse_undefined, shaped, shaped_as
 from edgepack.building.plan import AS_IS, Plan, plan
+from edgepack.building.pruned import kept_or_whole, pruned, refuse_unprunable
 from edgepack.bundles import bundle, golden
 from edgepack.bundles.border import border
 from edgepack.data import preprocess as preprocessing
@@ -40,6 +41,7 @@ from edgepack.model import Model
 from edgepack.promise.keep import Promised, keep_promise, refuse_unmeasurable
 from edgepack.promise.search import FASTER
 from edgepack.promise.trials import Form, Trials, resumable
+from edgepack.pruning.budget import budget
 from edgepack.quantization.eight_bits import eight_bits
 from edgepack.reference import Session
 
@@ -55,7 +57,7 @@ class Build:
 
     `sizes` are bytes: of the original model, of the built one, of the archive. `latency` is the harness's
     measurement on this machine. `notes` say what was done, `warnings` what to look at. `promise` is how `max_drop`
-    was kept or missed (docs/metrics.md), None where none was given.
+    was kept or missed (docs/metrics.md), None where none was given; `pruning` what was pruned, or why it was declined.
     """
 
     bundle: Path
@@ -73,6 +75,7 @@ class Build:
     notes: list[str]
     warnings: list[str]
     promise: dict[str, Any] | None = None
+    pruning: dict[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {"kind": "build", "format": 1, **asdict(self), "bundle": str(self.bundle), "archive": str(self.archive)}
@@ -103,6 +106,8 @@ def build(
     version: str = "1",
     threads: int | None = None,
     block: int | None = None,
+    prune: str | None = None,
+    prune_importance: str = "second-order",
     seconds: float = 2.0,
     wheels: bool = False,
     devices_file: str | Path | None = None,
@@ -131,6 +136,9 @@ def build(
         io_dtype: float, or int8 or uint8 for integers with a scale and a zero point (tflite in int8).
         state: outputs that are the next call's inputs, by the input; the bundle then keeps them between calls.
         block: how many weights share a scale in w4: 16, 32, 64 or 128.
+        prune: what is to be left, such as macs=0.7, params=0.6 or latency=0.8: channels are removed and the others
+            refitted on `data` (docs/pruning.md).
+        prune_importance: which channels go: second-order, l2 or l1.
         threads: threads on the device; all its cores if not given.
         wheels: put the wheels of the requirements into the bundle, for a board without network.
         devices_file: a device file that adds boards to edgepack's own, or replaces them.
@@ -170,6 +178,11 @@ def build(
         threads=threads,
         block=block,
     )
+    wanted = budget(prune) if prune is not None else None
+    if wanted is not None:
+        refuse_unprunable(
+            wanted, precision=decision.precision, has_data=data is not None, on=on, here=decision.measurable_here
+        )
     asked_border = border(original, decision, layout=io_layout, dtype=io_dtype, state=state)
     integers = decision.precision not in ("fp32", "fp16", AS_IS)
     untidy, notes = shaped(original, input_shape or {}, int8=integers)
@@ -229,10 +242,13 @@ def build(
         wheels=wheels,
         border=asked_border.seen(clean, _image_layout(calibration, judged)),
     )
-    promise = None
+    whole, pruning, promise = given, None, None
+    if wanted is not None:
+        given, pruning = pruned(whole, wanted, prune_importance, progress)
     with bundle.atomic_folder(output) as folder:
         if max_drop is None:
-            chosen, reason, tried = _choose(given, untidy, folder, seconds, progress)
+            tidy = untidy if given is whole else given.clean
+            chosen, reason, tried = _choose(given, tidy, folder, seconds, progress)
         else:
             search_judge = judge_for(session, searched, asked, references[0], keep=True)
             assert search_judge is not None and searched is not None
@@ -245,8 +261,16 @@ def build(
                 on=None if on == "local" else on,
             )
             journal = output.with_name(f"{output.name}.search.json")
+
+            def keep(form: Ingredients, place: Path) -> tuple[Candidate, dict[str, Any]]:
+                tidy = untidy if form is whole else form.clean
+                return keep_promise(form, promised, tidy, place, journal, seconds, progress)
+
             with resumable(journal):
-                chosen, promise = keep_promise(given, promised, untidy, folder, journal, seconds, progress)
+                if given is whole or pruning is None:
+                    chosen, promise = keep(given, folder)
+                else:
+                    chosen, promise, given, pruning = kept_or_whole(given, whole, pruning, folder, keep)
             reason, tried = promise["reason"], []
         emulated = _with_eight_bits(given, chosen, progress)
         sizes = {
@@ -270,6 +294,7 @@ def build(
         notes=[note for note in (*notes, *tidied, *tried, *chosen.notes, emulated) if note],
         warnings=warnings + _doubts(given, chosen) + ([] if promise is None else promise["warnings"]),
         promise=promise,
+        pruning=None if pruning is None else pruning.to_json(),
     )
 
 

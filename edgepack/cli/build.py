@@ -30,6 +30,7 @@ BUILD_EXAMPLES = (
     "Examples:\n\n"
     "edgepack build model.onnx -o out --device rpi5 --data calib.npz --eval test.npz\n\n"
     "edgepack build model.onnx -o out --data calib.npz --eval test.npz --max-drop 0.5\n\n"
+    "edgepack build model.onnx -o out --data calib.npz --eval test.npz --prune macs=0.7 --max-drop 1\n\n"
     "edgepack build model.onnx -o out --data photos/ --preprocess imagenet --target openvino\n\n"
     "edgepack build yolo.onnx -o out --data photos/ --eval val/ --preprocess yolo --metric map50 "
     "--annotations val.json --decode yolov8\n\n"
@@ -111,6 +112,21 @@ def build(
     block: Annotated[
         int | None, typer.Option(help="w4: weights that share a scale, 16, 32, 64 or 128.", show_default="32")
     ] = None,
+    prune: Annotated[
+        str | None,
+        typer.Option(
+            metavar="macs=|params=|latency=SHARE",
+            help="Remove channels until this share is left, and refit the others on --data.",
+        ),
+    ] = None,
+    prune_importance: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Which channels --prune removes: second-order, l2 or l1.",
+            autocompletion=lambda: ["second-order", "l2", "l1"],
+        ),
+    ] = "second-order",
     on: Annotated[
         str | None,
         typer.Option(
@@ -188,6 +204,8 @@ def build(
             version=version,
             threads=threads,
             block=block,
+            prune=prune,
+            prune_importance=prune_importance,
             wheels=wheels,
             devices_file=devices_file,
             seconds=seconds,

@@ -125,6 +125,7 @@ def _search(
             "metric_code": code_of(promised.judge.metric_name),
             "decode": promised.decode,
             "on": promised.on,
+            "pruned": None if given.pruning is None else given.clean.digest(),
             "border": [given.border.layout, *(state.entry() for state in given.border.states)],
         },
     )

@@ -15,6 +15,7 @@ from edgepack.device import Device
 from edgepack.inspection import BundleInspection, Inspection
 from edgepack.metrics.merit import Quality
 from edgepack.quantization.diagnosis import Diagnosis
+from edgepack.render.pruning import pruning_lines
 
 
 def build_report(built: Build) -> RenderableType:
@@ -33,6 +34,8 @@ def build_report(built: Build) -> RenderableType:
     lines.append(Text(f"precision: {built.precision}; {built.reason}"))
     if built.promise is not None:
         lines += promise_lines(built.promise)
+    if built.pruning is not None:
+        lines += pruning_lines(built.pruning)
     lines += [Text(note, style="dim") for note in built.notes]
     lines += [Text(f"! {warning}", style="yellow") for warning in built.warnings]
     lines.append(Text(f"checked in a fresh process: {check_words(built.check)}"))

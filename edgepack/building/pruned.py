@@ -1,0 +1,140 @@
+"""`--prune` within a build: the clean model pruned and repaired, and kept only if it is faster where that is measured."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from edgepack.building.candidate import Candidate, Ingredients, Progress, empty, lowered_form
+from edgepack.building.plan import AS_IS
+from edgepack.data.samples import Feed, subset
+from edgepack.data.samples import spread as places
+from edgepack.device import available_cores
+from edgepack.errors import DataNeeded, UsageError
+from edgepack.model import Model
+from edgepack.passes.fit_format import fit_format
+from edgepack.passes.quantize import quantize
+from edgepack.promise.search import FASTER
+from edgepack.promise.trials import interleaved
+from edgepack.pruning.budget import Budget
+from edgepack.pruning.prune import Report, prune
+from edgepack.quantization.preparation import Steps, prepare
+from edgepack.target import runner
+
+# Ranges of int8 forms that are only timed come from so many samples.
+_FEW = 8
+_SECONDS = 1.0
+_TIMED = Steps(equalize=False, smooth=False, swish=False, rounding=False, bias=False)
+# Builds and judges what the ingredients make, in a folder.
+Make = Callable[[Ingredients, Path], tuple[Candidate, dict[str, Any]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pruning:
+    """What `--prune` came to. `ratio` is the pruned model's latency as a share of the unpruned one's in the same
+    precision, None where it cannot be measured here; `declined` says why the model was left whole, empty if it was not.
+    """
+
+    report: Report
+    ratio: float | None
+    declined: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return {**self.report.to_json(), "ratio": self.ratio, "declined": self.declined}
+
+
+def refuse_unprunable(budget: Budget, *, precision: str, has_data: bool, on: str | None, here: bool) -> None:
+    """
+    Raises:
+        UsageError, DataNeeded: before anything is read.
+    """
+    if precision == AS_IS:
+        raise UsageError("the model is already quantized and cannot be pruned", "start from the float model")
+    if not has_data:
+        raise DataNeeded("--prune refits weights to samples", "add --data with a few hundred real inputs")
+    if budget.kind == "latency" and not here:
+        raise UsageError(
+            "--prune latency= is measured, and this machine is not of the device's kind", "take --prune macs=0.7"
+        )
+    if budget.kind == "latency" and on not in (None, "local"):
+        raise UsageError("--prune latency= is measured on this machine, not by --on", "take --prune macs=0.7")
+
+
+def pruned(given: Ingredients, budget: Budget, importance: str, progress: Progress) -> tuple[Ingredients, Pruning]:
+    """The ingredients with the model pruned; as they were where the pruned one is no faster.
+
+    Raises:
+        PruningError: nothing can be pruned, or not that far.
+    """
+    assert given.data is not None
+    found = prune(
+        given.clean,
+        given.data,
+        budget,
+        importance=importance,
+        ratio=lambda one, other: latency_ratio(given, one, other, progress),
+        progress=progress,
+    )
+    ratio = latency_ratio(given, found.model, given.clean, progress) if given.plan.measurable_here else None
+    if ratio is not None and ratio * FASTER > 1:
+        why = f"pruning declined: the pruned model takes {ratio:.2f} times as long here in {given.plan.precision}"
+        return given, Pruning(report=found.report, ratio=ratio, declined=why)
+    told = Pruning(report=found.report, ratio=ratio)
+    return replace(given, clean=found.model, known={}, pruning=told.to_json()), told
+
+
+def latency_ratio(given: Ingredients, one: Model, other: Model, progress: Progress) -> float:
+    """The latency of one model as a share of another's, in the planned precision and the target's runtime."""
+    progress("timing the pruned model", 0, 0)
+    feed = given.border.ports.public(given.golden[0])
+    with tempfile.TemporaryDirectory() as scratch:
+        loaded = []
+        for number, model in enumerate((one, other)):
+            folder = Path(scratch) / str(number)
+            folder.mkdir()
+            loaded.append(_loaded(given, model, folder))
+        times = interleaved(loaded, feed, _SECONDS)
+        del loaded
+    return times[0] / times[1]
+
+
+def _loaded(given: Ingredients, model: Model, folder: Path) -> Callable[[Feed], Feed]:
+    plan = given.plan
+    if plan.precision == "int8":
+        assert given.data is not None
+        few = subset(given.data, places(given.data.count, _FEW))
+        ready = prepare(model, plan.scheme, few, steps=_TIMED)
+        form = quantize(ready.model, plan.scheme, ready.ranges, ready.layers, ready.unseen).model
+    else:
+        form = lowered_form(replace(given, clean=model, known={}), plan.precision, lambda what, done, total: None)[0]
+    fitted = fit_format(form, plan.reads, " ".join(plan.target.REQUIREMENTS)).model
+    file = plan.target.lower(given.border.floats(fitted), folder)
+    return runner(plan.target_name).load(str(folder / file), min(plan.threads, available_cores()))
+
+
+def kept_or_whole(
+    given: Ingredients, whole: Ingredients, told: Pruning, folder: Path, make: Make
+) -> tuple[Candidate, dict[str, Any], Ingredients, Pruning]:
+    """Under `--max-drop`: the pruned model, unless it misses the promise, or had to give up its precision and is no
+    faster then than the whole one with the same promise."""
+    candidate, promise = make(given, folder)
+    if promise["kept"] and candidate.precision == given.plan.precision and not promise["float_layers"]:
+        return candidate, promise, given, told
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-whole-") as scratch:
+        other, kept = make(whole, Path(scratch))
+        times = [one.latency["models"]["model"]["p50_ms"] for one in (candidate, other)]
+        if promise["kept"] and (not kept["kept"] or times[0] * FASTER < times[1]):
+            return candidate, promise, given, told
+        empty(folder)
+        for path in Path(scratch).iterdir():
+            path.rename(folder / path.name)
+    why = (
+        f"pruning declined: with the same promise the whole model takes {times[1]:.3g} ms here, the pruned one "
+        f"{times[0]:.3g}"
+        if promise["kept"]
+        else f"pruning declined: pruned, it lost {promise['drop']:.2f} points of {promise['metric']}"
+    )
+    return other, kept, whole, replace(told, declined=why)
