@@ -15,8 +15,8 @@ from edgepack.pruning.weights import bias_input
 from edgepack.quantization.layer import patches, to_matrix
 
 # Columns beyond which a kernel is cut into windows: their inputs are taken to be alike, and to have no part in each
-# other's, so that a kernel of 64 × 128 columns costs as one of 2,048.
-LARGEST = 2304
+# other's, so that a kernel of 64 × 128 columns costs as one of 4,096.
+LARGEST = 4096
 # Columns beyond which a layer is not looked into.
 _MOST = 8192
 _FEWEST_ROWS = 4096

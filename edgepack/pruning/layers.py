@@ -12,7 +12,7 @@ from onnx import numpy_helper
 
 from edgepack.data.samples import Feed
 from edgepack.model import constant
-from edgepack.pruning.consumers import LARGEST, rows_a_sample, window_of, windows
+from edgepack.pruning.consumers import rows_a_sample, window_of, windows
 from edgepack.pruning.fit import Moments, Solution
 from edgepack.pruning.groups import WEIGHTED
 from edgepack.pruning.rules import name, read
@@ -21,18 +21,24 @@ from edgepack.pruning.weights import bias_input, bias_of
 from edgepack.quantization.layer import from_matrix, patches, to_matrix
 
 # Columns beyond which a kernel is cut into windows, and beyond which a layer is left as it is.
-_LARGEST_FIT = 2 * LARGEST
+_LARGEST_FIT = 4608
 _MOST = 8192
+# Ridges to choose from; a layer of many columns has fewer.
+RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
+_FEWER = (1e-2, 1e-1)
+_MANY = 2304
 
 Arrays = dict[str, np.ndarray]
 
 
 class Layer(Protocol):
-    """`prior` are the pruned model's weights as they are, [G, O, K]; `biased` says whether a bias can be set."""
+    """`prior` are the pruned model's weights as they are, [G, O, K]; `biased` says whether a bias can be set; `ridges`
+    are those to choose from."""
 
     name: str
     prior: np.ndarray
     biased: bool
+    ridges: tuple[float, ...]
 
     def moments(self) -> Moments: ...
 
@@ -88,6 +94,7 @@ class _Matrix:
         self.original = to_matrix(whole, original)
         self.bias = bias_of(whole, len(self.outputs))
         self.biased = bias_input(small) is not None
+        self.ridges = RIDGES if self.prior.shape[2] <= _MANY else _FEWER
         self.count = rows_a_sample(self.prior.shape[2], samples)
 
     def moments(self) -> Moments:
@@ -121,7 +128,8 @@ class _Windows(_Matrix):
 
     def __init__(self, whole: ir.Node, small: ir.Node, what: Cut, samples: int, taps: int) -> None:
         super().__init__(whole, small, what, samples)
-        stays = what.of_axis(read(whole, 1), 1)
+        self.stays = stays = what.of_axis(read(whole, 1), 1)
+        self.ridges = (1e-1,)
         self.taps, self.window = taps, window_of(len(stays), taps)
         self.prior = np.eye(len(stays) * self.window)[None][:, :, np.repeat(stays, self.window)]
         self.biased = True
@@ -133,7 +141,8 @@ class _Windows(_Matrix):
         x1 = patches(self.small, given[1], self.count, np.random.default_rng(seed))
         if x0 is None or x1 is None or len(x0) != len(x1):
             return None
-        same = x0.shape == x1.shape and np.array_equal(x0, x1)
+        # Where the channels that are left are what they were, the survey's fit cannot be bettered.
+        same = np.array_equal(x0[:, :, np.repeat(self.stays, self.taps)], x1)
         return windows(x1, self.taps, self.window), windows(x0, self.taps, self.window), same
 
     def constants(self, solution: Solution) -> Arrays:
@@ -154,6 +163,7 @@ class _BatchNorm:
         self.outputs = what.of_axis(self.name, 1)
         self.factor, self.offset = self._affine(whole)
         self.prior = self._affine(small)[0][:, None, None]
+        self.ridges = RIDGES
         self.count = rows_a_sample(1, samples)
 
     @staticmethod

@@ -60,7 +60,7 @@ class Report:
     samples: int
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return {**asdict(self), "groups": [asdict(group) for group in self.groups]}
 
     def __str__(self) -> str:
         narrowed = sum(group.after < group.before for group in self.groups)

@@ -28,7 +28,6 @@ from edgepack.pruning.surgery import Cut
 from edgepack.quantization.pieces import pieces
 from edgepack.reference import Session
 
-RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
 # Bytes that the samples' activations may take in both models.
 _MEMORY = 1_500_000_000
 
@@ -94,8 +93,8 @@ def _solved(known: Layer, wholes: Sequence[Feed], smalls: Sequence[Feed]) -> Sol
     if same or fitted.rows < 2:
         return None
     if checked.rows < 2:
-        return refit(fitted, known.prior, RIDGES[-1], biased=known.biased)
-    return refit_checked(fitted, checked, known.prior, RIDGES, biased=known.biased)
+        return refit(fitted, known.prior, known.ridges[-1], biased=known.biased)
+    return refit_checked(fitted, checked, known.prior, known.ridges, biased=known.biased)
 
 
 def _with_biases(model: Model) -> Model:

@@ -1,0 +1,245 @@
+"""Pruning without training: importance, spread, refitting, and `build --prune`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+import edgepack
+from edgepack import demo
+from edgepack.building.pipeline import Build
+from edgepack.bundles import bundle
+from edgepack.data.samples import Samples, read
+from edgepack.errors import DataNeeded, PruningError, UsageError
+from edgepack.model import Model
+from edgepack.pruning.budget import budget
+from edgepack.pruning.consumers import windows
+from edgepack.pruning.fit import Moments, refit, refit_checked
+from edgepack.pruning.importance import by_norm, levels
+from edgepack.pruning.prune import find, prune, pruned_to
+from edgepack.pruning.spread import Curve, allowed, spread
+from edgepack.pruning.survey import survey
+from edgepack.reference import Session
+from tests import models
+from tests.graphs import graph
+
+
+def _rows(count: int, seed: int = 0) -> np.ndarray:
+    """Correlated columns with means far from zero."""
+    chance = np.random.default_rng(seed)
+    mix = np.random.default_rng(7).standard_normal((6, 6))
+    return (chance.standard_normal((count, 1, 6)) @ mix + 30 * np.arange(6)).astype(np.float32)
+
+
+def _samples(tmp_path: Path, proto: onnx.ModelProto, count: int = 40) -> tuple[Model, Samples]:
+    model = Model.from_proto(proto)
+    shape = [dim if isinstance(dim, int) else count for dim in model.inputs[0].shape]
+    np.savez(tmp_path / "calib.npz", x=models.random(shape, 3))
+    return model, read(tmp_path / "calib.npz", model)
+
+
+def test_a_refit_finds_the_weights_that_made_the_rows() -> None:
+    weight, bias = models.random((1, 4, 6), 1).astype(np.float64), np.arange(4.0)
+    moments = Moments(1, 6, 4)
+    for seed in range(5):
+        x = _rows(200, seed)
+        moments.add(x, (x @ weight.transpose(0, 2, 1) + bias).astype(np.float32))
+    found = refit(moments, np.zeros((1, 4, 6)), 1e-9)
+    np.testing.assert_allclose(found.weight, weight, atol=1e-3)
+    np.testing.assert_allclose(found.bias[0], bias, atol=0.2)
+    assert moments.error(found.weight, found.bias) < 1e-6 * moments.power.sum()
+
+
+def test_moments_of_two_parts_are_those_of_the_whole() -> None:
+    x, y = _rows(300), models.random((300, 1, 2), 2)
+    whole, parts = Moments(1, 6, 2), [Moments(1, 6, 2), Moments(1, 6, 2)]
+    whole.add(x, y)
+    parts[0].add(x[:100], y[:100])
+    parts[1].add(x[100:], y[100:])
+    both = parts[0].joined(parts[1])
+    for name in ("covariance", "cross", "mean", "target_mean", "power"):
+        np.testing.assert_allclose(getattr(both, name), getattr(whole, name), rtol=1e-3, atol=1e-3)
+
+
+def test_where_rows_are_few_the_weights_stay() -> None:
+    """Targets that are noise: held-aside rows say that no ridge helps."""
+    prior = models.random((1, 3, 6), 4).astype(np.float64)
+    fitted, held = Moments(1, 6, 3), Moments(1, 6, 3)
+    for moments, count, seed in ((fitted, 8, 1), (held, 400, 2)):
+        x = models.random((count, 1, 6), seed)
+        noise = 5 * models.random((count, 1, 3), seed + 10)
+        moments.add(x, (x @ prior.transpose(0, 2, 1)).astype(np.float32) + noise)
+    found = refit_checked(fitted, held, prior, (1e-3, 1e-1))
+    assert found.ridge == np.inf
+    np.testing.assert_array_equal(found.weight, prior)
+
+
+def test_windows_keep_every_product() -> None:
+    x, weight = models.random((5, 1, 12)), models.random((1, 2, 12), 1)
+    cut = windows(x, 4, 2)
+    assert cut.shape == (10, 1, 6)
+    pieces = windows(weight.transpose(1, 0, 2), 4, 2).reshape(2, 2, 6)  # [O, windows, columns]
+    sums = np.einsum("pwk,owk->po", cut.reshape(5, 2, 6), pieces)
+    np.testing.assert_allclose(sums, (x[:, 0] @ weight[0].T), rtol=1e-5)
+
+
+def test_a_channel_that_others_stand_in_for_goes_first_and_costs_nothing(tmp_path: Path) -> None:
+    """Channel 2 is twice channel 0, and larger than all others: norms keep it, errors do not."""
+    weight = models.random((8, 12, 1, 1), 1)
+    weight[2] = 2 * weight[0]
+    nodes = [helper.make_node("Conv", ["x", "a"], ["h"]), helper.make_node("Conv", ["h", "b"], ["y"])]
+    weights = {"a": weight, "b": models.random((5, 8, 1, 1), 2)}
+    proto = models.model(nodes, {"x": ["N", 12, 4, 4]}, {"y": ["N", 5, 4, 4]}, weights)
+    model, samples = _samples(tmp_path, proto)
+    whole, found = find(model, samples.read(0))
+    known = survey(whole, found, samples)
+    (group,) = found.groups
+    first = levels(group, known.reading(group), [7])[0]
+    assert first.gone[0] in (group.units[0], group.units[2]) and first.error < 1e-3
+    assert by_norm(whole, found, group, 2)[0] not in (group.units[2],)
+
+
+def test_the_error_of_a_level_is_that_of_least_squares(tmp_path: Path) -> None:
+    model, samples = _samples(tmp_path, models.mlp(features=6), 400)
+    whole, found = find(model, samples.read(0))
+    known = survey(whole, found, samples)
+    (group,) = found.groups
+    level = levels(group, known.reading(group), [8])[0]
+    x = np.concatenate([feed["x"] for feed in known.samples]).astype(np.float64)
+    hidden = np.maximum(x @ models.random((16, 6), 1).T + models.random((16,), 2), 0)
+    weight = models.random((4, 16), 3).astype(np.float64)
+    wanted = hidden @ weight.T
+    keep = np.setdiff1d(np.arange(16), level.gone - group.units[0])
+    centred = hidden[:, keep] - hidden[:, keep].mean(0)
+    left = wanted - wanted.mean(0)
+    best = left - centred @ np.linalg.lstsq(centred, left, rcond=None)[0]
+    assert level.error == pytest.approx(np.square(best).sum() / np.square(left).sum(), rel=0.2)
+
+
+@pytest.mark.parametrize(
+    ("width", "places", "counts"),
+    [
+        (20, 1, (20, 16, 8)),
+        (512, 1, (512, 496)),
+        (12, 64, (12, 11)),
+        (6, 4, (6, 4, 2)),
+        (8, 1, (8,)),
+    ],
+)
+def test_counts_are_what_kernels_like(width: int, places: int, counts: tuple[int, ...]) -> None:
+    assert allowed(width, places)[: len(counts)] == counts
+
+
+def test_the_budget_is_taken_where_it_costs_least() -> None:
+    cheap = Curve(counts=(64, 32, 8), errors=(0.0, 1e-4, 1e-3), steps=tuple(range(64, 0, -8)))
+    dear = Curve(counts=(64, 32, 8), errors=(0.0, 0.1, 1.0), steps=tuple(range(64, 0, -8)))
+    counts = spread([cheap, dear], lambda counts: float(counts.sum()), 80.0)
+    assert counts is not None and list(counts) == [16, 64]
+    assert spread([cheap, dear], lambda counts: float(counts.sum()), 8.0) is None
+
+
+@pytest.mark.parametrize("text", ["macs", "macs=1", "macs=0", "flops=0.5", "macs=half", "0.5"])
+def test_a_budget_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        budget(text)
+
+
+@pytest.mark.parametrize("end", ["pooled", "flat", "attention"])
+@pytest.mark.parametrize("kind", ["macs", "params"])
+def test_any_graph_is_pruned_to_its_budget(tmp_path: Path, end: str, kind: str) -> None:
+    blocks = ["conv", "residual", "norm", "concat", "excite", "depthwise", "shared", "split"]
+    model, samples = _samples(tmp_path, graph(5, blocks, end))
+    small = prune(model, samples, budget(f"{kind}=0.97"))
+    onnx.checker.check_model(small.model.proto())
+    after = small.report.macs_after if kind == "macs" else small.report.parameters_after
+    before = small.report.macs_before if kind == "macs" else small.report.parameters_before
+    assert after <= 0.97 * before
+    assert small.report.parameters_after == pytest.approx(small.model.parameters, rel=0.02)
+    assert small.report.error <= small.report.error_unrepaired + 1e-5
+
+
+def test_what_cannot_be_pruned_is_refused_with_the_reason(tmp_path: Path) -> None:
+    model, samples = _samples(tmp_path, models.pixelwise())
+    with pytest.raises(PruningError, match="it is the model's output"):
+        prune(model, samples, budget("macs=0.7"))
+    model, samples = _samples(tmp_path, graph(0, ["conv"], "pooled"))
+    with pytest.raises(PruningError, match="at most"):
+        prune(model, samples, budget("macs=0.01"))
+
+
+@pytest.fixture(scope="module")
+def demo_samples() -> tuple[Model, Samples]:
+    from edgepack import inputs
+    from edgepack.data import preprocess
+
+    model = inputs.load(demo.MODEL)
+    return model, read(demo.CALIBRATION, model, preprocess.read(demo.PREPROCESS))
+
+
+def _top1(model: Model) -> float:
+    with np.load(demo.EVALUATION) as arrays:
+        pixels, labels = arrays["image"], arrays["y"]
+    images = ((pixels.astype(np.float32) / 255 - 0.2860) / 0.3530)[:, None]
+    best = next(iter(Session(model).run({"image": images}).values())).argmax(-1)
+    return 100 * float(np.mean(best == labels))
+
+
+def test_repair_keeps_the_accuracy_that_norms_lose(demo_samples: tuple[Model, Samples]) -> None:
+    model, samples = demo_samples
+    whole, found = find(model, samples.read(0))
+    known = survey(whole, found, samples)
+    wanted = budget("macs=0.6")
+    repaired = pruned_to(known, wanted, samples)
+    plain = pruned_to(survey(whole, found, samples, "l1"), wanted, samples, importance="l1", repaired=False)
+    before = _top1(model)
+    assert before - _top1(repaired.model) < 1.0
+    assert before - _top1(plain.model) > 5.0
+    assert repaired.report.error < 0.05 * plain.report.error
+
+
+@pytest.fixture(scope="module")
+def pruned_demo(tmp_path_factory: pytest.TempPathFactory) -> Build:
+    return edgepack.build(
+        demo.MODEL, tmp_path_factory.mktemp("pruned") / "out", target="onnxruntime", data=demo.CALIBRATION,
+        eval=demo.EVALUATION, preprocess=demo.PREPROCESS, precision="int8", prune="macs=0.5", threads=1, seconds=0.2,
+    )  # fmt: skip
+
+
+def test_a_build_prunes_repairs_and_quantizes(pruned_demo: Build) -> None:
+    told = pruned_demo.pruning
+    assert told is not None
+    assert told["macs_after"] <= 0.5 * told["macs_before"]
+    assert pruned_demo.quality is not None and pruned_demo.quality.drop is not None
+    manifest = bundle.read_manifest(pruned_demo.bundle)
+    if told["declined"]:  # where this machine gains nothing from it
+        assert manifest["pruning"] is None
+        return
+    assert pruned_demo.quality.drop < 2.0
+    assert manifest["pruning"]["groups"] == told["groups"]
+    assert manifest["pruning"]["left_alone"]
+    assert pruned_demo.sizes["model"] < 0.3 * pruned_demo.sizes["original"]
+
+
+def test_a_pruned_build_is_shown(pruned_demo: Build) -> None:
+    from rich.console import Console
+
+    from edgepack.render import build_report
+
+    console = Console(width=200, record=True, file=Path("/dev/null").open("w"))
+    console.print(build_report(pruned_demo))
+    text = console.export_text()
+    assert "of the MACs" in text and "left alone" in text
+
+
+def test_pruning_needs_samples_and_a_float_model(tmp_path: Path, pruned_demo: Build) -> None:
+    with pytest.raises(DataNeeded):
+        edgepack.build(demo.MODEL, tmp_path / "a", prune="macs=0.7")
+    with pytest.raises(UsageError, match="already quantized"):
+        edgepack.build(
+            pruned_demo.bundle / "model" / "model.onnx", tmp_path / "b", data=demo.CALIBRATION,
+            preprocess=demo.PREPROCESS, prune="macs=0.7",
+        )  # fmt: skip
