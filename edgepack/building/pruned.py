@@ -1,4 +1,4 @@
-"""`--prune` within a build: the clean model pruned and repaired, and kept only if it is faster where that is measured."""
+"""`--prune` within a build: the clean model pruned and repaired, kept only if it is faster where that is measured."""
 
 from __future__ import annotations
 

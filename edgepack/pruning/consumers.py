@@ -14,9 +14,9 @@ from edgepack.pruning.rules import name, read
 from edgepack.pruning.weights import bias_input
 from edgepack.quantization.layer import patches, to_matrix
 
-# Columns beyond which a kernel is cut into windows: their inputs are taken to be alike, and to have no part in each
-# other's, so that a kernel of 64 × 128 columns costs as one of 4,096.
-LARGEST = 4096
+# Columns beyond which a layer is looked at through what each of its outputs takes from each channel; and, where that
+# is no fewer, a kernel is cut into windows, which are taken to be alike and to have no part in each other's answers.
+LARGEST = 2304
 # Columns beyond which a layer is not looked into.
 _MOST = 8192
 _FEWEST_ROWS = 4096
@@ -28,7 +28,8 @@ class Consumer:
     which unit it goes with, −1 for none.
 
     A layer that is not `biased` has no place for a bias, and means count as signal; `shared` weights are other
-    layers' too, and stay. `window` is how many of a channel's columns are taken at once.
+    layers' too, and stay. `window` is how many of a channel's columns are taken at once; with `parts`,
+    a channel's columns are what each output takes from it.
     """
 
     node: ir.Node
@@ -36,6 +37,7 @@ class Consumer:
     taps: int
     unit: np.ndarray
     window: int
+    parts: bool
     shared: bool
     biased: bool
 
@@ -45,29 +47,43 @@ class Consumer:
 
     @property
     def columns(self) -> int:
-        return len(self.unit) * self.window
+        return len(self.unit) * (self.matrix.shape[1] if self.parts else self.window)
 
     def rows(self, found: np.ndarray) -> np.ndarray:
         """Patches [places, G, K] as rows of `seen`'s columns."""
+        if self.parts:
+            split = found.reshape(*found.shape[:2], len(self.unit), self.taps).transpose(1, 2, 0, 3)
+            taken = split @ self._filters.transpose(0, 2, 3, 1).astype(np.float32)  # [G, channels, places, O]
+            return np.asarray(taken.transpose(2, 0, 1, 3).reshape(*found.shape[:2], -1))
         return windows(found, self.taps, self.window)
+
+    @property
+    def _filters(self) -> np.ndarray:
+        """The kernel that each output applies to each channel, [G, O, channels, taps]."""
+        return self.matrix.reshape(*self.matrix.shape[:2], len(self.unit), self.taps)
 
     @property
     def seen(self) -> np.ndarray:
         """The matrix that `rows` are multiplied with, [G, O · windows, columns]."""
         groups, outputs, _ = self.matrix.shape
+        if self.parts:
+            return np.tile(np.eye(outputs), (groups, 1, len(self.unit)))
         split = self.matrix.reshape(groups, outputs, len(self.unit), -1, self.window)
         return np.asarray(split.transpose(0, 1, 3, 2, 4).reshape(groups, -1, self.columns))
 
     def unseen(self, seen: np.ndarray) -> np.ndarray:
         """The inverse of `seen`, [G, O, K]."""
         groups, outputs, _ = self.matrix.shape
+        if self.parts:
+            mixed = seen.reshape(groups, outputs, len(self.unit), outputs)
+            return np.asarray(np.einsum("gocp,gpct->goct", mixed, self._filters).reshape(self.matrix.shape))
         split = seen.reshape(groups, outputs, -1, len(self.unit), self.window)
         return np.asarray(split.transpose(0, 1, 3, 2, 4).reshape(self.matrix.shape))
 
     @property
     def column_unit(self) -> np.ndarray:
         """The unit of each of `seen`'s columns."""
-        return np.repeat(self.unit, self.window)
+        return np.repeat(self.unit, self.columns // len(self.unit))
 
 
 def windows(found: np.ndarray, taps: int, window: int) -> np.ndarray:
@@ -105,7 +121,8 @@ def consumer(node: ir.Node, found: Dependencies) -> Consumer | None:
     value = node.inputs[1]
     assert value is not None
     return Consumer(
-        node=node, matrix=matrix, taps=taps, unit=unit, window=window, shared=len(value.uses()) > 1,
+        node=node, matrix=matrix, taps=taps, unit=unit, window=window,
+        parts=window < taps and len(unit) * matrix.shape[1] <= LARGEST, shared=len(value.uses()) > 1,
         biased=bias_input(node) is not None,
     )  # fmt: skip
 
@@ -137,7 +154,7 @@ class Watch:
 
     def __post_init__(self) -> None:
         self.moments = Moments(self.consumer.matrix.shape[0], self.consumer.columns)
-        a_place = self.consumer.taps // self.consumer.window
+        a_place = 1 if self.consumer.parts else self.consumer.taps // self.consumer.window
         self.rows = -(-rows_a_sample(self.consumer.columns, self.samples) // a_place)
 
     @property

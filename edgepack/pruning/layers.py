@@ -83,6 +83,8 @@ def layer(whole: ir.Node, small: ir.Node, what: Cut, samples: int) -> Layer | No
 class _Matrix:
     """Conv, ConvTranspose, Gemm or MatMul."""
 
+    ridges: tuple[float, ...]
+
     def __init__(self, whole: ir.Node, small: ir.Node, what: Cut, samples: int) -> None:
         self.whole, self.small, self.name = whole, small, name(small.outputs[0])
         axis = len(what.shapes[self.name]) - 1 if small.op_type in ("Gemm", "MatMul") else 1
@@ -163,7 +165,7 @@ class _BatchNorm:
         self.outputs = what.of_axis(self.name, 1)
         self.factor, self.offset = self._affine(whole)
         self.prior = self._affine(small)[0][:, None, None]
-        self.ridges = RIDGES
+        self.ridges: tuple[float, ...] = RIDGES
         self.count = rows_a_sample(1, samples)
 
     @staticmethod

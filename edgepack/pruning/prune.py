@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from edgepack.data.samples import Feed, Samples, subset
-from edgepack.data.samples import spread as places
+from edgepack.data.samples import Feed, Samples
 from edgepack.errors import PruningError, UsageError
 from edgepack.model import Model
 from edgepack.pruning.budget import Budget
@@ -20,7 +19,7 @@ from edgepack.pruning.observed import observed_shapes
 from edgepack.pruning.repair import repair
 from edgepack.pruning.spread import spread
 from edgepack.pruning.surgery import Cut, untangled
-from edgepack.pruning.survey import MOST, Survey, small, survey
+from edgepack.pruning.survey import Survey, small, survey
 from edgepack.reference import Session
 
 Progress = Callable[[str, int, int], None]
@@ -121,13 +120,12 @@ def prune(
     known = survey(
         whole, found, samples, importance, lambda done, total: progress("measuring groups of channels", done, total)
     )
-    return pruned_to(known, budget, samples, importance=importance, ratio=ratio, progress=progress)
+    return pruned_to(known, budget, importance=importance, ratio=ratio, progress=progress)
 
 
 def pruned_to(
     known: Survey,
     budget: Budget,
-    samples: Samples,
     *,
     importance: str = "second-order",
     ratio: Ratio | None = None,
@@ -137,7 +135,6 @@ def pruned_to(
     """A surveyed model at a budget.
 
     Args:
-        samples: those of the survey, that layers are refitted on.
         repaired: False leaves the weights that remain as they were.
     """
     counts = _counts(known, budget, ratio)
@@ -146,18 +143,24 @@ def pruned_to(
     for level in chosen:
         keep[level.gone] = False
     bare = small(known.model, known.found, chosen, refitted=False)
-    final, used = bare, 0
-    if repaired and chosen:
-        result = repair(
-            known.model,
-            small(known.model, known.found, chosen),
-            Cut.of(known.found, keep),
-            subset(samples, places(samples.count, MOST)),
-            lambda done, total: progress("refitting layers", done, total),
-        )
-        final, used = result.model, result.samples
     feeds = list(known.held.batches(known.held.batch()))
     original = _answers(known.model, feeds)
+    error_bare = distance(original, _answers(bare, feeds))
+    final, error, used = bare, error_bare, 0
+    if repaired and chosen:
+        single = small(known.model, known.found, chosen)
+        result = repair(
+            known.model,
+            single,
+            Cut.of(known.found, keep),
+            known.samples,
+            lambda done, total: progress("refitting layers", done, total),
+        )
+        # What is best on samples that nothing was fitted to: layer upon layer, only the layers behind, or not at all.
+        for form in (single, result.model):
+            found = distance(original, _answers(form, feeds))
+            if found < error:
+                final, error, used = form, found, result.samples
     size, widths = known.size, known.widths
     return Pruned(
         model=replace(final, source=known.model.source),
@@ -175,8 +178,8 @@ def pruned_to(
                 for group, curve, count in zip(known.found.groups, known.curves, counts, strict=True)
             ),
             left_alone=dict(known.found.left_alone),
-            error_unrepaired=distance(original, _answers(bare, feeds)),
-            error=distance(original, _answers(final, feeds)),
+            error_unrepaired=error_bare,
+            error=error,
             samples=used,
         ),
     )
