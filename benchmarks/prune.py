@@ -118,11 +118,11 @@ def latencies(task: Task, forms: dict[str, Model], seconds: float, names: list[s
 
 
 def edgepack_rows(
-    task: Task, shares: list[float], say: Callable[[str], None]
+    task: Task, shares: list[float], importances: list[str], say: Callable[[str], None]
 ) -> tuple[list[dict[str, Any]], dict[str, Model]]:
     rows, models = [], {"original": task.model}
     whole, found = find(task.model, task.feed)
-    for importance in ("second-order", "l2", "l1"):
+    for importance in importances:
         start = time.perf_counter()
         known = survey(whole, found, task.samples, importance)
         surveyed = time.perf_counter() - start
@@ -195,6 +195,7 @@ def main() -> None:
     parse = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parse.add_argument("--model", action="append", required=True, metavar="NAME=FOLDER")
     parse.add_argument("--shares", default="0.9,0.8,0.7,0.5")
+    parse.add_argument("--importances", default="second-order,l2,l1")
     parse.add_argument("--targets", default="onnxruntime,openvino,tflite", help="runtimes that are timed")
     parse.add_argument("--seconds", type=float, default=3.0, help="how long all forms are timed in each runtime")
     parse.add_argument("--torch-python", default="", help="an interpreter with peers/torch-pruning.txt installed")
@@ -213,7 +214,7 @@ def main() -> None:
         name, _, folder = text.partition("=")
         task = Task(name, Path(folder))
         say(f"{name}: original {100 * task.right(task.before).mean():.2f} %, {len(task.x)} samples")
-        found, models = edgepack_rows(task, shares, say)
+        found, models = edgepack_rows(task, shares, asked.importances.split(","), say)
         rows += found
         for peer, python in (("torch-pruning", asked.torch_python), ("onnxsim", asked.onnxsim_python)):
             rows += peer_rows(task, shares, python, peer, say) if python else []

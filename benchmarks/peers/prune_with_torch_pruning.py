@@ -81,6 +81,17 @@ def _gradients(model: torch.nn.Module, pruner: torch_pruning.pruner.MetaPruner, 
         pruner.importance.accumulate_grad(model)
 
 
+class Plain(torch.nn.Module):
+    """Without the attributes by which the exporter takes a traced graph for a script."""
+
+    def __init__(self, inner: torch.nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.inner(x)
+
+
 def main() -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
@@ -95,7 +106,7 @@ def main() -> None:
             try:
                 model = pruned(asked["model"], name, share, x)
                 torch.onnx.export(
-                    model, (x[:1],), str(file), input_names=[key], dynamic_axes={key: {0: "N"}}, dynamo=False,
+                    Plain(model), (x[:1],), str(file), input_names=[key], dynamic_axes={key: {0: "N"}}, dynamo=False,
                     opset_version=17,
                 )  # fmt: skip
                 found = {"file": str(file), "seconds": time.perf_counter() - start}
