@@ -24,7 +24,7 @@ from edgepack.building.candidate import (
 )
 from edgepack.building.cleaning import cleaned, refuse_undefined, shaped, shaped_as
 from edgepack.building.plan import AS_IS, Plan, plan
-from edgepack.building.pruned import kept_or_whole, pruned, refuse_unprunable
+from edgepack.building.pruned import PATTERN, kept_or_whole, pruned, refuse_pattern, refuse_unprunable
 from edgepack.bundles import bundle, golden
 from edgepack.bundles.border import border
 from edgepack.data import preprocess as preprocessing
@@ -178,6 +178,8 @@ def build(
         threads=threads,
         block=block,
     )
+    if prune == PATTERN:
+        refuse_pattern(decision)
     wanted = budget(prune) if prune is not None else None
     if wanted is not None:
         refuse_unprunable(

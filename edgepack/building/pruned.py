@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from edgepack.building.candidate import Candidate, Ingredients, Progress, empty, lowered_form
-from edgepack.building.plan import AS_IS
+from edgepack.building.plan import AS_IS, Plan
 from edgepack.data.samples import Feed, subset
 from edgepack.data.samples import spread as places
 from edgepack.device import available_cores
-from edgepack.errors import DataNeeded, UsageError
+from edgepack.errors import DataNeeded, UnfitDevice, UsageError
 from edgepack.model import Model
 from edgepack.passes.fit_format import fit_format
 from edgepack.passes.quantize import quantize
@@ -24,6 +24,8 @@ from edgepack.pruning.prune import Report, prune
 from edgepack.quantization.preparation import Steps, prepare
 from edgepack.target import runner
 
+# Two zeros in every four weights.
+PATTERN = "2:4"
 # Ranges of int8 forms that are only timed come from so many samples.
 _FEW = 8
 _SECONDS = 1.0
@@ -61,6 +63,21 @@ def refuse_unprunable(budget: Budget, *, precision: str, has_data: bool, on: str
         )
     if budget.kind == "latency" and on not in (None, "local"):
         raise UsageError("--prune latency= is measured on this machine, not by --on", "take --prune macs=0.7")
+
+
+def refuse_pattern(plan: Plan) -> None:
+    """`--prune 2:4`, for which there is no target yet; pruning/sparse.py makes such models.
+
+    Raises:
+        UnfitDevice.
+    """
+    device, gpu = plan.device, plan.device.gpu
+    why = (
+        f"no target here uses 2:4 zeros yet: the GPU of {device.name} would, {plan.target_name} does not"
+        if gpu is not None and gpu.sparsity
+        else f"2:4 gains nothing: {plan.target_name} on {device.name} multiplies zeros as slowly as other numbers"
+    )
+    raise UnfitDevice(why, "take --prune macs=0.7, which removes whole channels")
 
 
 def pruned(given: Ingredients, budget: Budget, importance: str, progress: Progress) -> tuple[Ingredients, Pruning]:

@@ -144,7 +144,7 @@ def _compensated(weight: np.ndarray, h: np.ndarray, scale: np.ndarray, limit: in
     order = np.argsort(-np.einsum("gkk->gk", h), axis=1, kind="stable")
     rows = np.arange(groups)[:, None]
     work = np.take_along_axis(weight, order[:, None, :], axis=2) / scale[:, :, None]
-    factor = _inverse_factor(h[rows[:, :, None], order[:, :, None], order[:, None, :]])
+    factor = inverse_factor(h[rows[:, :, None], order[:, :, None], order[:, None, :]])
     integers = np.empty_like(work)
     for start in range(0, columns, _LAZY):
         stop = min(start + _LAZY, columns)
@@ -162,7 +162,7 @@ def _compensated(weight: np.ndarray, h: np.ndarray, scale: np.ndarray, limit: in
     return result
 
 
-def _inverse_factor(h: np.ndarray) -> np.ndarray:
+def inverse_factor(h: np.ndarray) -> np.ndarray:
     """The upper Cholesky factor of H⁻¹, without ever inverting H: flipped, H's own factor is a triangle to invert."""
     damping = 0.0
     flipped = h[:, ::-1, ::-1]

@@ -21,7 +21,7 @@ from edgepack.pruning.weights import bias_input, bias_of
 from edgepack.quantization.layer import from_matrix, patches, to_matrix
 
 # Columns beyond which a kernel is cut into windows, and beyond which a layer is left as it is.
-_LARGEST_FIT = 4608
+LARGEST_FIT = 4608
 _MOST = 8192
 # Ridges to choose from; a layer of many columns has fewer.
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
@@ -75,7 +75,7 @@ def layer(whole: ir.Node, small: ir.Node, what: Cut, samples: int) -> Layer | No
     assert weight is not None
     columns = to_matrix(small, weight).shape[2]
     taps = int(np.prod(weight.shape[2:])) if small.op_type == "Conv" else 1
-    if columns > _LARGEST_FIT and taps > 1 and small.attributes.get_int("group", 1) == 1:
+    if columns > LARGEST_FIT and taps > 1 and small.attributes.get_int("group", 1) == 1:
         return _Windows(whole, small, what, samples, taps)
     return _Matrix(whole, small, what, samples) if columns <= _MOST else None
 

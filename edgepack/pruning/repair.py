@@ -10,7 +10,7 @@ weight a channel.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +21,7 @@ from threadpoolctl import threadpool_limits
 from edgepack.data.samples import Feed, Samples
 from edgepack.model import Model
 from edgepack.passes.edits import initializer
-from edgepack.pruning.fit import Solution, refit, refit_checked
+from edgepack.pruning.fit import Moments, Solution, refit, refit_checked
 from edgepack.pruning.layers import Constants, Layer, can_be_fitted, layer
 from edgepack.pruning.rules import name
 from edgepack.pruning.surgery import Cut
@@ -30,6 +30,9 @@ from edgepack.reference import Session
 
 # Bytes that the samples' activations may take in both models.
 _MEMORY = 1_500_000_000
+# Of a layer, its moments to fit to, others held aside, and whether its input is the original's: its new weights, or
+# None where it stays as it is.
+Solve = Callable[[Layer, Moments, Moments, bool], Solution | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,19 +50,29 @@ def repair(
     what: Cut,
     samples: Samples,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    solve: Solve = lambda known, fitted, held, same: None if same else refitted(known, fitted, held),
+    only: Collection[str] | None = None,
 ) -> Repaired:
     """
     Args:
         whole: the original, of which the pruned model is a cut; nodes are named by their outputs.
         samples: a fifth of them is held aside to choose ridges on.
+        only: the layers (by output) that may change; all if not given.
     """
-    small = _with_biases(small)
+    small = _with_biases(small, only)
     size = samples.batch()
     most = max(8, int(_MEMORY / 2 / max(_live_bytes(whole, what.shapes), 1)))
     count = min(samples.count, most)
     batches = list(samples.batches(min(size, max(1, count // 8)), 0, count))
     originals = {name(node.outputs[0]): node for node in whole.ir.graph}
-    nodes = [node for node in small.ir.graph if name(node.outputs[0]) in originals and can_be_fitted(node)]
+    nodes = [
+        node
+        for node in small.ir.graph
+        if (only is None or name(node.outputs[0]) in only)
+        and name(node.outputs[0]) in originals
+        and can_be_fitted(node)
+    ]
     layers = [layer(originals[name(node.outputs[0])], node, what, count) for node in nodes]
     wanted = [one for one in layers if one is not None]
     proto = small.proto()
@@ -71,15 +84,17 @@ def repair(
             progress(number, len(wanted))
             for stream in streams:
                 stream.advance()
-            solution = _solved(known, streams[0].live, streams[1].live)
+            seen = _seen(known, streams[0].live, streams[1].live)
+            solution = None if seen is None else solve(known, *seen)
             if solution is not None:
                 constants.put(known.constants(solution))
                 ridges[known.name] = solution.ridge
     return Repaired(model=Model.from_proto(proto, small.source), ridges=ridges, samples=count)
 
 
-def _solved(known: Layer, wholes: Sequence[Feed], smalls: Sequence[Feed]) -> Solution | None:
-    """The layer's new weights; None where its input is what it was, or where too little of it is seen."""
+def _seen(known: Layer, wholes: Sequence[Feed], smalls: Sequence[Feed]) -> tuple[Moments, Moments, bool] | None:
+    """Moments to fit to and others to check with, and whether the layer's input is what it was; None where too little
+    of it is seen."""
     fitted, checked = known.moments(), known.moments()
     held = set(range(len(wholes))[2::5])
     same = True
@@ -90,19 +105,24 @@ def _solved(known: Layer, wholes: Sequence[Feed], smalls: Sequence[Feed]) -> Sol
         x, y, unchanged = rows
         same = same and unchanged
         (checked if number in held else fitted).add(x, y)
-    if same or fitted.rows < 2:
-        return None
-    if checked.rows < 2:
+    return (fitted, checked, same) if fitted.rows >= 2 else None
+
+
+def refitted(known: Layer, fitted: Moments, held: Moments) -> Solution:
+    """The layer's weights, near what they are, that give what the original's gave."""
+    if held.rows < 2:
         return refit(fitted, known.prior, known.ridges[-1], biased=known.biased)
-    return refit_checked(fitted, checked, known.prior, known.ridges, biased=known.biased)
+    return refit_checked(fitted, held, known.prior, known.ridges, biased=known.biased)
 
 
-def _with_biases(model: Model) -> Model:
-    """The model with a bias, of zeros, for each layer that can have one."""
+def _with_biases(model: Model, only: Collection[str] | None) -> Model:
+    """The model with a bias, of zeros, for each layer that can have one and may change."""
     result = model.clone()
     graph = result.ir.graph
     for node in list(graph):
         if node.op_type not in ("Conv", "ConvTranspose", "Gemm") or not can_be_fitted(node):
+            continue
+        if only is not None and name(node.outputs[0]) not in only:
             continue
         if len(node.inputs) < 3 or node.inputs[2] is None:
             known = layer_outputs(node)
