@@ -1,11 +1,12 @@
-"""Can `edgepack bench` be believed? Against itself, against a model 5 % slower, against a plain loop and benchmark_app.
+"""Can `edgepack bench` be believed? Against itself, against a model 5 % slower, against plain loops and others' tools.
 
-    python benchmarks/measure.py [--parts same,slower,loop,app,overhead] [--runs 100] [--seconds 2] [--json FILE]
+    python benchmarks/measure.py [--parts same,slower,loop,app,litert,overhead] [--runs 100] [--seconds 2] [--json FILE]
 
     same       a bundle against itself, --runs times: how often it is called faster or slower
     slower     a net of 42 equal convolutions against one of 40, which is 5 % more work: how often it is called slower
-    loop       p50 beside a loop over ONNX Runtime, and over OpenVINO, without anything of edgepack, turn by turn
+    loop       p50 beside a loop over ONNX Runtime, OpenVINO and LiteRT, without anything of edgepack, turn by turn
     app        p50 beside OpenVINO's benchmark_app (latency hint, one request, same threads, f32), in alternation
+    litert     p50 beside LiteRT's own litert-benchmark, which comes with ai-edge-litert 2.3, in alternation
     overhead   microseconds a run that the harness takes apart from the model, and inside what it times
 
 The nets and bundles are made here, in a temporary folder. Everything runs on one thread.
@@ -51,6 +52,11 @@ if runtime == "onnxruntime":
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     run = lambda: session.run(None, feed)
+elif runtime == "tflite":
+    from ai_edge_litert.interpreter import Interpreter
+    interpreter = Interpreter(model_path=path, num_threads=1)
+    call = interpreter.get_signature_runner("serving_default")
+    run = lambda: call(**feed)
 else:
     import openvino
     config = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": 1}
@@ -155,10 +161,8 @@ def loop(folder: Path, asked: argparse.Namespace, runtime: str) -> dict[str, Any
 
 
 def app(folder: Path, asked: argparse.Namespace) -> dict[str, Any]:
-    """benchmark_app and the harness one after the other, alternating which is first."""
-    command = shutil.which("benchmark_app", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    if command is None:
-        sys.exit("benchmark_app comes with openvino: pip install openvino")
+    """benchmark_app and the harness one after the other."""
+    command = command_of("benchmark_app", "openvino")
     # It times the call alone, the harness what a Python program waits for, so the net should not be too small.
     bundle = bundle_of(5 * BLOCKS, folder, "openvino")
     path, _, raw = plain(bundle, folder)
@@ -166,19 +170,41 @@ def app(folder: Path, asked: argparse.Namespace) -> dict[str, Any]:
     # Beside -hint it takes -nthreads in no other way.
     config = folder / "config.json"
     config.write_text(json.dumps({"CPU": {"INFERENCE_NUM_THREADS": 1}}))
+    flags = f"-hint latency -nireq 1 -infer_precision f32 -load_config {config} -d CPU -t {seconds} -api sync -i {raw}"
+    return in_pairs(
+        "benchmark_app", [command, "-m", path, *flags.split()], r"Median:\s+([\d.]+) (ms|us)", bundle, asked
+    )
+
+
+def litert(folder: Path, asked: argparse.Namespace) -> dict[str, Any]:
+    """litert-benchmark and the harness one after the other; it runs a CompiledModel, the harness an Interpreter."""
+    command = command_of("litert-benchmark", "'ai-edge-litert>=2.3'")
+    # It says hundredths of milliseconds, and as above it times the call alone.
+    bundle = bundle_of(5 * BLOCKS, folder, "tflite")
+    path, _, _ = plain(bundle, folder)
+    once = edgepack.bench(archive(bundle), threads=1, seconds=0.2, processes=1)["models"]["model"]["p50_ms"]
+    runs = max(50, round(1000 * asked.seconds / once))
+    flags = f"--num_threads=1 --warmup_runs={max(5, runs // 4)} --num_runs={runs}"
+    found = r"Inference \(median\):\s+([\d.]+) (ms)"
+    return in_pairs("litert-benchmark", [command, f"--model={path}", *flags.split()], found, bundle, asked)
+
+
+def in_pairs(name: str, command: list[str], median: str, bundle: Path, asked: argparse.Namespace) -> dict[str, Any]:
+    """A tool's median and the harness's p50 of the same file, alternating which is first.
+
+    Args:
+        median: what finds the tool's median in what it prints: a number, and ms or us.
+    """
 
     def theirs() -> float:
-        flags = (
-            f"-hint latency -nireq 1 -infer_precision f32 -load_config {config} -d CPU -t {seconds} -api sync -i {raw}"
-        )
-        done = subprocess.run([command, "-m", path, *flags.split()], capture_output=True, text=True)
-        found = re.search(r"Median:\s+([\d.]+) (ms|us)", done.stdout)
+        done = subprocess.run(command, capture_output=True, text=True)
+        found = re.search(median, done.stdout)
         if found is None:
-            sys.exit(f"benchmark_app: {done.stdout[-500:]} {done.stderr[-500:]}")
+            sys.exit(f"{name}: {done.stdout[-500:]} {done.stderr[-500:]}")
         return float(found[1]) / (1000 if found[2] == "us" else 1)
 
     def ours() -> float:
-        result = edgepack.bench(bundle.with_name(bundle.name + ".tar.gz"), threads=1, seconds=seconds, processes=1)
+        result = edgepack.bench(archive(bundle), threads=1, seconds=asked.seconds, processes=1)
         return float(result["models"]["model"]["p50_ms"])
 
     pairs: list[tuple[float, float]] = []
@@ -186,10 +212,22 @@ def app(folder: Path, asked: argparse.Namespace) -> dict[str, Any]:
         order: list[Callable[[], float]] = [ours, theirs] if index % 2 else [theirs, ours]
         pair = [look() for look in order]
         pairs.append((pair[0], pair[1]) if index % 2 else (pair[1], pair[0]))
-        progress(f"benchmark_app: {index + 1} pairs")
+        progress(f"{name}: {index + 1} pairs")
     difference = 100 * (statistics.median(ours / theirs for ours, theirs in pairs) - 1)
-    print(f"benchmark_app: p50 is {difference:+.2f} % beside its median, {len(pairs)} pairs")
+    print(f"{name}: p50 is {difference:+.2f} % beside its median, {len(pairs)} pairs")
     return {"difference_percent": difference, "pairs_ms": pairs}
+
+
+def command_of(name: str, package: str) -> str:
+    command = shutil.which(name, path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    if command is None:
+        sys.exit(f"{name} comes with {package}: pip install {package}")
+    return command
+
+
+def archive(bundle: Path) -> Path:
+    """What holds no float original, so that it is timed alone."""
+    return bundle.with_name(bundle.name + ".tar.gz")
 
 
 def overhead(folder: Path) -> dict[str, Any]:
@@ -220,7 +258,7 @@ def progress(words: str) -> None:
 
 def main() -> None:
     parse = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parse.add_argument("--parts", default="same,slower,loop,app,overhead")
+    parse.add_argument("--parts", default="same,slower,loop,app,litert,overhead")
     parse.add_argument("--runs", type=int, default=100)
     parse.add_argument("--seconds", type=float, default=2.0, help="time for each model, as `bench --seconds`")
     parse.add_argument("--processes", type=int, default=10)
@@ -235,9 +273,11 @@ def main() -> None:
             elif part == "slower":
                 found[part] = verdicts(folder, MORE, asked)
             elif part == "loop":
-                found[part] = [loop(folder, asked, runtime) for runtime in ("onnxruntime", "openvino")]
+                found[part] = [loop(folder, asked, runtime) for runtime in ("onnxruntime", "openvino", "tflite")]
             elif part == "app":
                 found[part] = app(folder, asked)
+            elif part == "litert":
+                found[part] = litert(folder, asked)
             elif part == "overhead":
                 found[part] = overhead(folder)
             else:
