@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import importlib
+import io
 import itertools
 import json
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from onnx import helper
 
 from edgepack import _root, cost, demo, inputs, target
 from edgepack.building import pipeline
 from edgepack.bundles import bundle
 from edgepack.errors import UsageError, WriteFailed
 from edgepack.measuring import profiling
-from edgepack.measuring.origin import COMPUTE, LAYOUT, QUANTIZE
+from edgepack.measuring.origin import COMPUTE, LAYOUT, QUANTIZE, origins
 from edgepack.measuring.timeline import events
 from edgepack.render import profile as render_profile
 from tests import models
@@ -81,15 +84,49 @@ def test_the_timeline_is_one_run_in_order(result: dict[str, Any]) -> None:
     assert spans[-1]["ts"] + spans[-1]["dur"] == pytest.approx(result["operators_us"])
 
 
-def test_the_table_shows_the_longest_first(result: dict[str, Any]) -> None:
+def shown(result: dict[str, Any], width: int) -> str:
     from rich.console import Console
 
-    console = Console(width=200, record=True)
+    console = Console(width=width, record=True, file=io.StringIO())
     console.print(render_profile.profile(result))
-    text = console.export_text()
+    return console.export_text()
+
+
+def test_the_table_shows_the_longest_first(result: dict[str, Any]) -> None:
+    text = shown(result, 200)
     longest = max(result["operators"], key=lambda row: row["us"])
-    assert text.index(f"{longest['us']:.1f} µs") < text.index("Q/DQ") and "of peak" in text
-    assert "belongs to layers of the original" in text
+    assert text.index(f"{longest['us']:,.1f}") < text.index("Q/DQ") and "of peak" in text
+    assert "belongs to layers of the original" in text and "MMACs" in text
+
+
+def test_the_table_fits_eighty_columns(result: dict[str, Any]) -> None:
+    """A row a line, and no figure cut."""
+    lines = shown(result, 80).splitlines()
+    top = next(place for place, line in enumerate(lines) if "of peak" in line)
+    assert "MMACs" not in lines[top]
+    rows = lines[top + 2 : lines.index("", top) if "" in lines[top:] else None]
+    rows = [line for line in rows if " % " in f"{line} "][: min(30, len(result["operators"]))]
+    ordered = sorted(result["operators"], key=lambda row: -row["us"])[:30]
+    for line, row in zip(rows, ordered, strict=True):
+        assert len(line) <= 80 and line.split()[0] == f"{row['us']:,.1f}" and f" {row['precision']} " in f"{line} "
+        assert not row["of_peak"] or line.rstrip().endswith(f"{100 * row['of_peak']:.1f} %")
+
+
+def test_the_sum_is_laid_open(result: dict[str, Any]) -> None:
+    whole, text = result["end_to_end_us"], " ".join(shown(result, 500).split())
+    assert 0 < result["call_us"] < whole and result["raw_us"] > 0
+    assert result["accounted"] == pytest.approx((result["operators_us"] + result["call_us"]) / whole)
+    assert f"({100 * result['raw_us'] / whole:.1f} % of a run)" in text and "the call around them" in text
+    assert ("scaled by" in text) == (result["scaled"] is not None)
+    if result["scaled"] is not None:
+        assert result["operators_us"] == pytest.approx(result["scaled"] * result["measured_us"])
+
+
+def test_layers_carry_their_outputs_too(folder: Path, result: dict[str, Any]) -> None:
+    """By which a report finds the error of each beside its time, whatever nodes are called."""
+    outputs = {name for node in onnx.load(demo.MODEL).graph.node for name in node.output}
+    found = {layer["output"] for row in result["operators"] for layer in row["layers"]}
+    assert found and found <= outputs
 
 
 @pytest.mark.parametrize("name", [name for name in target.names() if usable(name)])
@@ -144,10 +181,45 @@ def test_command_line(cli: Run, folder: Path, tmp_path: Path) -> None:
         assert done.returncode == 2 and done.stdout == "" and "hint:" in done.stderr.lower()
 
 
+def layers_of(name: str) -> ModuleType:
+    target.load(name)
+    _root.load(f"edgepack.targets.{name}.layers", _root.TARGETS / name / "layers.py")
+    return importlib.import_module(f"edgepack.targets.{name}.layers")
+
+
+def test_what_xnnpack_adds_goes_with_the_product_behind_it() -> None:
+    """As in an LSTM: a reshape that the file does not have before each product."""
+    nodes = [helper.make_node("Relu", ["x"], ["a"]), helper.make_node("Gemm", ["a", "w"], ["y"])]
+    file = [
+        {"kind": kind, "inputs": reads, "outputs": makes, "precision": "fp32", "bytes": 8}
+        for kind, reads, makes in (("RELU", ["x"], ["a"]), ("FULLY_CONNECTED", ["a", "w"], ["y"]))
+    ]
+    ran = [("Clamp (NC, F32)", 1.0), ("Static Reshape (NC)", 0.5), ("Fully Connected (NC, F32) GEMM", 3.0)]
+    raw = {"graph": file, "operators": [{"name": n, "kind": n.split(" (")[0], "node": None, "us": us} for n, us in ran]}
+    rows = layers_of("tflite").executed(raw, Path("unused"))
+    assert [row.us for row in rows] == [1.0, 0.5, 3.0] and [row.bytes for row in rows] == [8, 0, 8]
+    found = origins(rows, nodes)
+    assert [origin.nodes for origin in found] == [(0,), (1,), (1,)]
+    assert [origin.counted for origin in found] == [(0,), (), (1,)]
+
+
+def test_a_convolution_over_one_dimension_has_its_multiplications_where_it_runs() -> None:
+    """The file reshapes to a row of a picture, convolves, and reshapes back: the middle one is the layer."""
+    names = ["y_quantized/picture", "y_quantized/row", "y_quantized"]
+    kinds = ["RESHAPE", "CONV_2D", "RESHAPE"]
+    file = [
+        {"kind": kind, "inputs": [reads], "outputs": [makes], "precision": "int8", "bytes": 8}
+        for kind, reads, makes in zip(kinds, ["x_quantized", *names[:2]], names, strict=True)
+    ]
+    ran = ["Static Reshape (NC)", "Convolution (NHWC, QC8) IGEMM", "Static Reshape (NC)"]
+    raw = {"graph": file, "operators": [{"name": n, "kind": n.split(" (")[0], "node": None, "us": 1.0} for n in ran]}
+    found = origins(layers_of("tflite").executed(raw, Path("unused")), [helper.make_node("Conv", ["x", "w"], ["y"])])
+    assert [origin.nodes for origin in found] == [(0,), (0,), (0,)]
+    assert [origin.counted for origin in found] == [(), (0,), ()]
+
+
 def test_partitions_are_opened_operator_by_operator() -> None:
-    target.load("tflite")
-    _root.load("edgepack.targets.tflite.layers", _root.TARGETS / "tflite" / "layers.py")
-    layers = importlib.import_module("edgepack.targets.tflite.layers")
+    layers = layers_of("tflite")
     kinds = ["QUANTIZE", "TRANSPOSE", "PAD", "CONV_2D", "DEQUANTIZE", "HARD_SWISH", "QUANTIZE", "DEPTHWISE_CONV_2D",
              "CONV_2D", "MEAN", "RESHAPE", "FULLY_CONNECTED"]  # fmt: skip
     ran = ["Convert (NC)", "Transpose (ND, X8) Transpose", "Convolution (NHWC, QC8) IGEMM", "Invalid Unary Op",

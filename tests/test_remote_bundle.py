@@ -20,6 +20,7 @@ from edgepack.building import pipeline
 from edgepack.bundles import pins, remote_bundle
 from edgepack.device import System
 from edgepack.errors import UnfitHost, UsageError
+from edgepack.measuring.profiling import profile
 from tests.boards import arm_behind_ssh, emulated
 from tests.conftest import Run
 from tests.ssh_device import loopback
@@ -120,6 +121,23 @@ def test_bench_over_ssh_and_nothing_left(for_this_machine: pipeline.Build, tmp_p
         assert (board.home / ".edgepack").is_dir()
         assert remote_bundle.clean(board.url)
         assert not (board.home / ".edgepack").exists()
+
+
+@pytest.mark.slow
+def test_profile_over_ssh_and_from_the_command_line(for_this_machine: pipeline.Build, tmp_path: Path, cli: Run) -> None:
+    """The runtime there is the one of the bundle's wheels, and the layers are those of the original here."""
+    with loopback(tmp_path) as board:
+        trace = tmp_path / "trace.json"
+        result = profile(for_this_machine.bundle, on=board.url, threads=1, seconds=0.5, trace=trace)
+        assert result["host"] == board.url and result["emulated"] is False and result["check"]["ok"]
+        assert result["coverage"] >= 0.95 and result["runs"] > 0 and result["raw_us"] > 0
+        assert {"fp32", "int8"} == result["peak_gops"].keys()
+        assert any(row["layers"] for row in result["operators"]) and json.loads(trace.read_text())["traceEvents"]
+        done = cli("bench", for_this_machine.archive, "--profile", "--on", board.url, "--threads", 1, "--seconds", 0.3)
+        assert done.returncode == 0, done.stderr
+        assert board.url in done.stdout and "no layers: the original is not here" in done.stdout
+        assert not list(board.home.rglob("onnxruntime_profile*")) and not list(board.home.rglob("profile_*.json"))
+        assert remote_bundle.clean(board.url) and not (board.home / ".edgepack").exists()
 
 
 @pytest.mark.slow

@@ -116,7 +116,8 @@ def _claim(walk: _Walk) -> None:
     for index, node in enumerate(walk.nodes):
         if node.name:
             by_name.setdefault(node.name, index)
-    for place, operator in enumerate(walk.executed):
+    # Who makes a tensor owns its layer before who only has a part in it.
+    for place, operator in sorted(enumerate(walk.executed), key=lambda one: not one[1].makes):
         kept = [*operator.makes, *operator.claims]
         found = [walk.producer.get(name, by_name.get(name)) for name in kept]
         for index in dict.fromkeys(index for index in found if index is not None):

@@ -27,6 +27,8 @@ from edgepack.model import Model
 
 KIND, FORMAT = "profile", 1
 ORIGINAL = "original.onnx"
+# `dynamic` multiplies integers too.
+INTEGERS = ("int8", "uint8", "dynamic")
 Profile = dict[str, Any]
 
 
@@ -151,6 +153,9 @@ def explained(raw: Mapping[str, Any], folder: Path, manifest: bundle.Manifest) -
         "end_to_end_us": raw["end_to_end_us"],
         "operators_us": total,
         "sum_ratio": total / raw["end_to_end_us"],
+        "call_us": raw["call_us"],
+        "accounted": (total + raw["call_us"]) / raw["end_to_end_us"],
+        "raw_us": raw["raw_us"],
         "measured_us": raw["measured_us"],
         "scaled": raw.get("scaled"),
         "coverage": mapped / total if nodes and total else None,
@@ -200,13 +205,17 @@ def _row(
 ) -> dict[str, Any]:
     count = sum(macs.get(name, 0) for index in origin.counted for name in nodes[index].output)
     gops = 2e-3 * count / operator.us if count and operator.us else None
-    top = peaks.get("int8" if operator.precision in ("int8", "uint8") else "fp32")
+    top = peaks.get("int8" if operator.precision in INTEGERS else "fp32")
     return {
         "name": operator.name,
         "kind": operator.kind,
         "role": operator.role,
         "layers": [
-            {"name": nodes[index].name or nodes[index].output[0], "operator": nodes[index].op_type}
+            {
+                "name": nodes[index].name or nodes[index].output[0],
+                "output": nodes[index].output[0],
+                "operator": nodes[index].op_type,
+            }
             for index in origin.nodes
         ],
         "us": operator.us,

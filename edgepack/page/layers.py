@@ -72,7 +72,7 @@ def _spent(operators: Sequence[Mapping[str, Any]], hurt: Mapping[str, Any]) -> d
         names = [name for layer in row["layers"] for name in (layer.get("output"), layer["name"]) if name]
         judged = next((known[name] for name in names if name in known), None)
         judged = judged or next((name for name in names if name in hurt), None)
-        own = names[0] if names else f"({row['name']})"
+        own = row["layers"][0]["name"] if names else f"({row['name']})"
         groups.setdefault(_CONVERSIONS.get(row["role"]) or judged or own, []).append(row)
     return {
         layer: _Spent(

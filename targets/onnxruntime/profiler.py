@@ -9,6 +9,9 @@ import time
 # It stops at a million events; a run is as many as there are operators.
 MOST_EVENTS = 900000
 PROBE_S = 0.25
+# What quantizes activations as it runs, and products of what it made.
+DYNAMIC = ("DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM", "MatMulInteger", "ConvInteger",
+           "MatMulIntegerToFloat", "QAttention")  # fmt: skip
 BYTES = {"float": 4, "float16": 2, "double": 8, "int64": 8, "uint64": 8, "int32": 4, "uint32": 4, "int16": 2}
 
 
@@ -75,6 +78,7 @@ class Profile(object):
             operators, turns = in_turns(json.load(file))
         for turn, wall in zip(turns, self.walls):
             turn["outside_us"] = max(0.0, wall - turn["wall_us"])
+            turn["raw_us"] = sum(turn["us"])
         notes = []
         if len(self.costs) >= 3:
             import numpy as np
@@ -140,14 +144,12 @@ def about(name, arguments):
     moved = sum(size(entry) for key in ("input_type_shape", "output_type_shape") for entry in arguments.get(key, []))
     floats = {"float": "fp32", "float16": "fp16", "double": "fp64"}
     first = types[0] if types else ""
-    # What quantizes while it computes (DynamicQuantizeMatMul) reads floats and multiplies integers.
     kind = arguments.get("op_name", "")
-    if kind not in ("QuantizeLinear", "DequantizeLinear") and first == "float" and set(types[1:3]) & {"int8", "uint8"}:
-        first = types[1] if types[1] in ("int8", "uint8") else first
     entries = [shape for key in ("input_type_shape", "output_type_shape") for entry in arguments.get(key, [])
                for shape in entry.values()]  # fmt: skip
     written = (float(len(entries)), float(sum(len(shape) for shape in entries)))
-    precision = floats.get(first, first)
+    # Multiplies integers, whatever it reads; weights that were packed are missing from its types.
+    precision = "dynamic" if kind in DYNAMIC else floats.get(first, first)
     found = {"name": name, "kind": kind, "precision": precision, "bytes": moved, "written": written}
     # Weights that were packed when the model was loaded are missing from its shapes.
     found["activation_bytes"] = int(arguments.get("activation_size", 0)) + int(arguments.get("output_size", 0))

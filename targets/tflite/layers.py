@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ from edgepack.measuring.origin import COMPUTE, LAYOUT, QUANTIZE, Executed
 
 _CONVERSIONS = frozenset({"QUANTIZE", "DEQUANTIZE"})
 _ADDED = ("_quantized", "_dequantized")
+# What a lowering calls the steps to a tensor: layouts, paddings, a row of a picture for what has one dimension.
+_PARTS = ("ordered", "shape", "padded", "pads", "mean", "order", "axes", "picture", "row", "regridded", "half", "whole",
+          "above", "averages", "cropped", "part", "sorted", "stacked")  # fmt: skip
 _UNARY = frozenset(
     {"QUANTIZE", "DEQUANTIZE", "HARD_SWISH", "LOGISTIC", "TANH", "GELU", "RELU", "RELU6", "RELU_N1_TO_1", "LEAKY_RELU",
      "ELU", "EXP", "SQRT", "RSQRT", "SQUARE", "NEG", "ABS", "MINIMUM", "MAXIMUM", "MUL", "ADD", "CAST"}
@@ -47,7 +51,7 @@ _KINDS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("multiply", ("MUL",)),
     ("divide", ("DIV",)),
 )
-_PRECISIONS = {"f32": "fp32", "f16": "fp16", "qs8": "int8", "qc8": "int8", "qd8": "int8", "qu8": "uint8"}
+_PRECISIONS = {"f32": "fp32", "f16": "fp16", "qs8": "int8", "qc8": "int8", "qd8": "dynamic", "qu8": "uint8"}
 
 
 def executed(raw: Mapping[str, Any], model: Path) -> list[Executed]:
@@ -57,14 +61,20 @@ def executed(raw: Mapping[str, Any], model: Path) -> list[Executed]:
     inside = [index for index in range(len(file)) if index not in alone]
     delegated = [operator for operator in raw["operators"] if operator["node"] is None]
     parts = dict(zip(map(id, delegated), aligned(delegated, [file[index] for index in inside]), strict=True))
-    found = []
-    for operator in raw["operators"]:
+    found: list[Executed] = []
+    behind: tuple[str, ...] = ()
+    for operator in reversed(raw["operators"]):
         if operator["node"] is None:
             members = [file[inside[place]] for place in parts[id(operator)]]
         else:
             members = [file[operator["node"]]] if operator["node"] < len(file) else []
-        found.append(_row(operator, members))
-    return found
+        row = _row(operator, members)
+        if not members:
+            # XNNPACK's own, which the file lacks: it readies what the next one reads, as before a product.
+            row = replace(row, claims=behind)
+        behind = row.makes or behind
+        found.append(row)
+    return found[::-1]
 
 
 def _row(operator: Mapping[str, Any], members: Sequence[Mapping[str, Any]]) -> Executed:
@@ -102,8 +112,7 @@ def _precision(name: str) -> str:
 
 def _plain(name: str) -> str:
     """The ONNX tensor's name: what a lowering adds stands behind the last slash, and may itself hold none."""
-    for ending in ("/ordered/shape", "/ordered", "/padded", "/pads", "/mean", "/shape", "/order", "/axes"):
-        name = name.removesuffix(ending)
+    name = re.sub(rf"(/({'|'.join(_PARTS)}))+$", "", name)
     name = re.sub(r"/\d+$", "", name)
     for ending in _ADDED:
         name = name.removesuffix(ending)

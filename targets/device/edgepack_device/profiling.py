@@ -19,8 +19,12 @@ FEWEST_TURNS, MOST_TURNS = 10, 2000
 # Cold runs before anything is kept.
 WARM_UP = 5
 PEAK_S = 0.4
+# How long a runtime that does not say what a call takes outside it is asked.
+OUTSIDE_S = 0.5
 # A sum this far above a run without the profiler is the profiler's doing.
 BEYOND = 1.1
+# Scaled by less than this, what the profiler adds is more than what it measures.
+ROUGH = 0.5
 
 
 def profile(folder, part, settings, kit, root="/"):
@@ -77,7 +81,7 @@ def turns(runner, profiler, path, feed, settings, scratch):
     for _ in range(WARM_UP):
         plain(feed)
         watched.turn(feed, 0.0)
-    probed = getattr(watched, "probe", None)
+    probed, outside = getattr(watched, "probe", None), getattr(watched, "outside", None)
     times, count, clock = [], 0, time.perf_counter
     end = clock() + settings["seconds"]
     while (clock() < end or count < FEWEST_TURNS) and count < MOST_TURNS:
@@ -95,7 +99,8 @@ def turns(runner, profiler, path, feed, settings, scratch):
     if probed is not None:
         probed()
     found = watched.result()
-    kept = quiet(found.pop("turns")[WARM_UP:])
+    counted = found.pop("turns")[WARM_UP:]
+    kept = quiet(counted)
     runs = float(sum(turn["runs"] for turn in kept))
     for index, operator in enumerate(found["operators"]):
         micros = sum(turn["us"][index] * turn["runs"] for turn in kept) / runs
@@ -105,9 +110,16 @@ def turns(runner, profiler, path, feed, settings, scratch):
     times = sorted(times)[: max(1, len(times) // 4)]
     end_to_end = 1e6 * sum(times) / len(times)
     measured = sum(operator["us"] for operator in found["operators"])
-    found.update(runs=int(runs), end_to_end_us=end_to_end, measured_us=measured)
+    if outside is not None:
+        call = outside(feed, OUTSIDE_S)
+    else:
+        least = sorted(turn["outside_us"] for turn in counted)[: len(kept)]
+        call = sum(least) / len(least)
+    call = min(max(0.0, call), end_to_end)
+    raw = sum(turn["raw_us"] * turn["runs"] for turn in kept) / runs
+    found.update(runs=int(runs), end_to_end_us=end_to_end, call_us=call, raw_us=raw, measured_us=measured)
     found.setdefault("notes", [])
-    inside = end_to_end - sum(turn.get("outside_us", 0.0) for turn in kept) / len(kept)
+    inside = end_to_end - call
     if found.pop("slows", False) or measured > BEYOND * inside:
         scale(found, inside)
     return found
@@ -124,9 +136,14 @@ def scale(found, inside):
     words = (
         "estimated: operators came to %.0f µs under the profiler, which slows them, in a run of %.0f µs without it; "
     )
-    found["notes"].append(
-        (words + "their times are scaled by %.2f") % (measured, found["end_to_end_us"], found["scaled"])
+    words = (words + "their times are scaled by %.2f to what that spends in the runtime") % (
+        measured,
+        found["end_to_end_us"],
+        found["scaled"],
     )
+    if found["scaled"] < ROUGH:
+        words += "; so far apart that shares are rough, and too large for short operators"
+    found["notes"].append(words)
 
 
 def quiet(all_turns):
