@@ -68,7 +68,10 @@ def profile(**times_us: float) -> dict[str, Any]:
     operators = [
         {
             "name": f"op{index}", "kind": "QLinearConv", "role": "compute", "us": us, "share": us / total,
-            "layers": [{"name": name, "operator": "Conv"}, {"name": "relu", "operator": "Relu"}],
+            "layers": [
+                {"name": name, "output": f"{name}_output_0", "operator": "Conv"},
+                {"name": "relu", "output": "relu_output_0", "operator": "Relu"},
+            ],
             "precision": "uint8", "macs": 1_000_000, "bytes": 100, "gops": None, "of_peak": None,
         }
         for index, (name, us) in enumerate(times_us.items())
@@ -171,6 +174,35 @@ def test_time_stands_beside_error(tmp_path: Path) -> None:
     assert cells["dense"] == ["Conv", "", "", "", "", "40.0 dB", "40.0 dB", "33.0 dB", "10.0 %", "40.0 %"]
     assert cells["(Q/DQ)"][:3] == ["QuantizeLinear", "20.0 µs", "20.0 %"]
     assert "By layer: time, µs beside share of the int8 error, %" in [value for _, _, value in found.attributes]
+
+
+def test_a_layer_is_joined_by_its_output_where_names_differ(tmp_path: Path) -> None:
+    times = profile(n1=60.0)
+    times["operators"][0]["layers"][0].update(name="some/Gemm", output="scores")
+    text = of(tmp_path, diagnosis(("scores", "conv1", "dense")), times).replace("<wbr>", "")
+    rows = re.findall(r'<tr><th scope="row">([^<]+)</th>(.*?)</tr>', text[text.index(">Layers;") :])
+    assert "60.0 µs" in dict(rows)["scores"] and "30.0 dB" in dict(rows)["scores"]
+
+
+STEP = {"bytes_before": 12_000_000, "bytes_after": 3_000_000, "nodes_before": 94, "nodes_after": 1_200}
+
+
+def test_passes_stand_with_what_they_did_to_size(tmp_path: Path) -> None:
+    """As `build --json` says it; a bundle's manifest holds the same."""
+    forms = [
+        {"form": "ranges by minmax, at once", "sqnr_db": 21.5, "chosen": False},
+        {"form": "ranges by mse, at once", "sqnr_db": 24.5, "chosen": True},
+    ]
+    steps = [{"name": "simplify", "note": "clean-up", **STEP}, {"name": "quantize", "note": "12 in int8", **STEP}]
+    text = of(tmp_path, built(steps=steps, forms=forms, notes=["clean-up", "7-bit"])).replace("<wbr>", "")
+    table = text[text.index(">Passes, in the order") : text.index(">Forms of int8")]
+    for words in ("quantize", "12 MB", "3 MB", "94 → 1,200", "12 in int8"):
+        assert words in table, words
+    assert table.index("simplify") < table.index("quantize")
+    compared = text[text.index(">Forms of int8") : text.index(">Beside the passes")]
+    assert compared.index("21.5 dB") < compared.index("24.5 dB") < compared.rindex("yes")
+    after = text[text.index(">Beside the passes") :]
+    assert "7-bit" in after and "<li>clean-up</li>" not in after
 
 
 def test_what_is_not_valid_stands_above_all(tmp_path: Path) -> None:

@@ -75,6 +75,20 @@ def test_the_manifest_says_how_to_run_it(demo_build: pipeline.Build) -> None:
     )
 
 
+def test_each_pass_is_recorded_with_what_it_did_to_size(demo_build: pipeline.Build) -> None:
+    names = [step.name for step in demo_build.steps]
+    assert names.index("simplify") < names.index("quantize")
+    *_, last = demo_build.steps
+    assert last.name == "quantize" and last.bytes_after < 0.3 * last.bytes_before
+    assert last.nodes_before < last.nodes_after and "in int8" in last.note
+    chosen = [form["form"] for form in demo_build.forms if form["chosen"]]
+    assert len(demo_build.forms) == 6 and len(chosen) == 1 and chosen[0] in last.note
+    assert all(0 < form["sqnr_db"] < 100 for form in demo_build.forms)
+    measured = manifest(demo_build.bundle)["measured"]
+    assert measured["forms"] == demo_build.forms  # type: ignore[index]
+    assert [step["name"] for step in measured["steps"]] == names  # type: ignore[index]
+
+
 def test_nothing_else_is_left_beside_the_bundle(demo_build: pipeline.Build) -> None:
     assert {path.name for path in demo_build.bundle.parent.iterdir()} == {"out", "out.tar.gz"}
 
@@ -374,6 +388,6 @@ def test_an_output_declared_with_too_few_axes_is_no_obstacle() -> None:
         declared.dim.add().dim_param = name
     model = models.in_edgepack(proto)
     session, feed = Session(model), {"x": models.images(2)}
-    clean, notes = cleaned(model, session, [feed], session.run(feed))
+    clean, steps = cleaned(model, session, [feed], session.run(feed))
     assert len(clean.outputs[0].shape) == 3
-    assert notes[0].startswith("clean-up: ")
+    assert steps[0].name == "simplify" and steps[0].note.startswith("clean-up: ")

@@ -23,7 +23,7 @@ from edgepack import errors
 from edgepack.building.pipeline import Build, build
 from edgepack.data.samples import Samples, read
 from edgepack.promise.search import Trial
-from edgepack.promise.trials import Journal, code_of, fingerprint, resumable
+from edgepack.promise.trials import Journal, code_of, fingerprint, refuse_foreign, resumable
 from edgepack.render import promise_lines
 from tests import models
 from tests.conftest import Run
@@ -347,6 +347,25 @@ def test_a_damaged_journal_is_as_good_as_none(tmp_path: Path, damage: Callable[[
     path.write_text(damage(whole))
     assert path.read_text() != whole
     assert Journal(path, {"budget": 0.5}).trials == []
+
+
+@pytest.mark.parametrize("text", ['{"mine": 1}', "notes", '["kind", "edgepack search"]'])
+def test_a_file_of_the_user_s_by_that_name_is_not_touched(make: Make, offset: Path, tmp_path: Path, text: str) -> None:
+    path = tmp_path / "out.search.json"
+    path.write_text(text)
+    with pytest.raises(errors.UsageError, match="not edgepack's"):
+        make(offset, precision="int8", max_drop=4, time_budget=0.001)
+    assert path.read_text() == text and not (tmp_path / "out").exists()
+
+
+def test_a_journal_cut_off_is_edgepack_s_still(tmp_path: Path) -> None:
+    path = tmp_path / "out.search.json"
+    refuse_foreign(path)
+    Journal(path, {"budget": 0.5}).add(TRIAL)
+    path.write_text(path.read_text()[:-20])
+    refuse_foreign(path)
+    path.write_text("")
+    refuse_foreign(path)
 
 
 def test_only_an_interrupt_with_something_to_go_on_from_says_so(tmp_path: Path) -> None:

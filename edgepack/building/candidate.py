@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -20,6 +21,7 @@ from edgepack.errors import UnsupportedOperator
 from edgepack.metrics.judge import Judge
 from edgepack.metrics.merit import Quality, harness
 from edgepack.model import Model
+from edgepack.passes import PassResult, Step, told
 from edgepack.passes.blocks import Layout
 from edgepack.passes.dynamic import dynamic
 from edgepack.passes.fit_format import fit_format
@@ -48,6 +50,7 @@ class Ingredients:
     after clean-up; `judged` are the samples that quality is measured on, the calibration samples themselves where there
     is no evaluation set, and `judge` measures it.
     `references` are the original's answers to the `golden` feeds. `border` is what the bundle's file takes and gives.
+    `steps` are the passes from `original` to `clean`, those up to `shaped` are `shaping`.
     """
 
     plan: Plan
@@ -66,6 +69,8 @@ class Ingredients:
     labels: list[str] | None
     wheels: bool
     border: Border
+    shaping: tuple[Step, ...] = ()
+    steps: tuple[Step, ...] = ()
     # Filled by `settled`, so that candidates share one pass over the calibration samples.
     known: dict[str, Settled] = field(default_factory=dict)
     # What was pruned of `clean` (edgepack/building/pruned.py), for the manifest.
@@ -74,13 +79,18 @@ class Ingredients:
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """What became of one precision. `latency` is the harness's measurement on this machine."""
+    """What became of one precision. `latency` is the harness's measurement on this machine.
+
+    `steps` are the passes that made it; `forms` what was compared for int8: `form`, `sqnr_db`, `chosen` of each.
+    """
 
     precision: str
     quality: Quality | None
     latency: dict[str, Any]
     check: dict[str, Any]
     notes: list[str] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+    forms: list[dict[str, Any]] = field(default_factory=list)
 
 
 def make(
@@ -98,7 +108,7 @@ def make(
         WrongOutput, RunFailed: the bundle does not hold in a process with only what it pins.
     """
     plan = given.plan
-    model, notes = fitted_form(given, precision, progress, keep_float)
+    model, notes, steps = fitted_form(given, precision, progress, keep_float)
     progress("packaging", 0, 0)
     (folder / "model").mkdir()
     (folder / bundle.BASELINE).mkdir()
@@ -134,6 +144,7 @@ def make(
     baseline, note = beside.baseline(plan, forms, folder / bundle.BASELINE / original, feed)
     notes.append(note)
     manifest = _manifest(given, ports, precision, f"model/{file}", terms, runtime.versions(), baseline)
+    steps, settled_between = [*given.steps, *steps], _forms(given) if precision == "int8" else []
     bundle.seal(folder, manifest)
 
     progress("verifying in a fresh process", 0, 0)
@@ -149,10 +160,26 @@ def make(
     latency = here.harness(folder, "bench", *_TIMING, "--seconds", str(seconds), only=only)
     manifest["requires"]["memory_mb"] = round(latency["models"]["model"]["peak_memory_mb"])
     manifest["measured"] = _measured(folder, quality, original_bytes)
+    manifest["measured"] |= {"steps": [asdict(step) for step in steps], "forms": settled_between}
     bundle.seal(folder, manifest)
     return Candidate(
-        precision=precision, quality=quality, latency=latency, check=check, notes=[note for note in notes if note]
+        precision=precision,
+        quality=quality,
+        latency=latency,
+        check=check,
+        notes=[note for note in notes if note],
+        steps=steps,
+        forms=settled_between,
     )
+
+
+def _forms(given: Ingredients) -> list[dict[str, Any]]:
+    """The choices of ranges and of bias correction that int8 was settled between; dB are of held-back samples."""
+    form = given.known["int8"]
+    return [
+        {"form": name, "sqnr_db": found if math.isfinite(found) else None, "chosen": name == form.name}
+        for name, found in form.sqnr_db.items()
+    ]
 
 
 def make_tidy(
@@ -169,7 +196,7 @@ def make_tidy(
     if not given.plan.measurable_here:
         return candidate
     empty(folder)
-    plain = make(replace(given, clean=uncleaned), precision, folder, seconds, progress)
+    plain = make(replace(given, clean=uncleaned, steps=given.shaping), precision, folder, seconds, progress)
     note = f"clean-up dropped: with it the model was {speed_words(ratio)}"
     return replace(plain, notes=[note, *plain.notes])
 
@@ -205,37 +232,36 @@ def settled(given: Ingredients, progress: Progress) -> Settled:
 
 def fitted_form(
     given: Ingredients, precision: str, progress: Progress, keep_float: frozenset[str] = frozenset()
-) -> tuple[Model, list[str]]:
-    """The model in the given precision, in a format that the device's runtime reads; and notes."""
-    model, note = lowered_form(given, precision, progress, keep_float)
+) -> tuple[Model, list[str], list[Step]]:
+    """The model in the given precision, in a format that the device's runtime reads; notes; and what was done."""
+    model, note, steps = lowered_form(given, precision, progress, keep_float)
     fitted = fit_format(model, given.plan.reads, " ".join(given.plan.target.REQUIREMENTS))
-    return fitted.model, [line for line in (note, fitted.note) if line]
+    steps = [*steps, *told([fitted.step("fit_format", model)])]
+    return fitted.model, [line for line in (note, fitted.note) if line], steps
 
 
 def lowered_form(
     given: Ingredients, precision: str, progress: Progress, keep_float: frozenset[str] = frozenset()
-) -> tuple[Model, str]:
-    """The clean model in the given precision, and a line on how it came about.
+) -> tuple[Model, str, list[Step]]:
+    """The clean model in the given precision, a line on how it came about, and the steps to it.
 
     Args:
         keep_float: weighted nodes that int8 leaves float, by the name of their output.
     """
+    scheme = given.plan.scheme
     if precision == "fp16":
-        result = half(given.clean)
-        return result.model, result.note
+        return _alone(given, "half", half(given.clean))
     if precision == "w8":
-        result = store_in_8_bits(given.clean, given.plan.scheme)
-        return result.model, result.note
+        return _alone(given, "weight_only", store_in_8_bits(given.clean, scheme))
     if precision == "w4":
         layout = Layout(bits=4, block=given.plan.block, symmetric=False)
-        result = store_in_4_bits(given.clean, given.plan.scheme, layout, int8_activations=given.plan.int8_blocks)
-        return result.model, result.note
+        result = store_in_4_bits(given.clean, scheme, layout, int8_activations=given.plan.int8_blocks)
+        return _alone(given, "weight_only", result)
     if precision == "dynamic":
-        result = dynamic(given.clean, given.plan.scheme)
-        return result.model, result.note
+        return _alone(given, "dynamic", dynamic(given.clean, scheme))
     if precision == "int8":
         assert given.data is not None
-        scheme, form = given.plan.scheme, settled(given, progress)
+        form = settled(given, progress)
         keep_float = keep_float | form.ready.unseen
         layers = form.layers(keep_float, lambda done, total: progress("correcting biases", done, total))
         result = quantize(form.ready.model, scheme, form.ready.ranges, layers, keep_float)
@@ -243,8 +269,13 @@ def lowered_form(
         notes = [f"{result.note}{bits}", *form.ready.notes, f"{form.name}, from {given.data.count} samples"]
         if form.ready.unseen:
             notes.append(f"no sample reaches {', '.join(sorted(form.ready.unseen))}, so float")
-        return result.model, "; ".join(notes)
-    return given.clean, ""
+        more = f"{bits}; {form.name}"
+        return result.model, "; ".join(notes), [*form.ready.steps, result.step("quantize", form.ready.model, more)]
+    return given.clean, "", []
+
+
+def _alone(given: Ingredients, name: str, result: PassResult) -> tuple[Model, str, list[Step]]:
+    return result.model, result.note, [result.step(name, given.clean)]
 
 
 def _extents(given: Ingredients, names: list[str]) -> dict[str, tuple[float, float]]:

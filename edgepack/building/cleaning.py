@@ -10,6 +10,7 @@ import onnx_ir as ir
 from edgepack.data.samples import Feed, Samples
 from edgepack.errors import NotAModel, SamplesError, ShapeNeeded
 from edgepack.model import Model, TensorSpec
+from edgepack.passes import Step
 from edgepack.passes.fix_shapes import fix_shapes
 from edgepack.passes.raise_opset import raise_opset
 from edgepack.passes.rewrite import rewrite
@@ -17,24 +18,24 @@ from edgepack.passes.simplify import simplify
 from edgepack.reference import Session
 
 
-def shaped(original: Model, shapes: Mapping[str, tuple[int, ...]], *, int8: bool) -> tuple[Model, list[str]]:
-    """The model with its open dimensions fixed, in an opset that int8 can be written in; and notes.
+def shaped(original: Model, shapes: Mapping[str, tuple[int, ...]], *, int8: bool) -> tuple[Model, list[Step]]:
+    """The model with its open dimensions fixed, in an opset that int8 can be written in; and what was done.
 
     Raises:
         NotAModel, ShapeNeeded, UnsupportedOperator.
     """
     refuse_nan(original)
-    notes = []
+    steps = []
     if int8:
         raised = raise_opset(original)
+        steps.append(raised.step("raise_opset", original))
         original = raised.model
-        notes.append(raised.note)
     fixed = fix_shapes(original, shapes)
-    return fixed.model, [*notes, fixed.note]
+    return fixed.model, [*steps, fixed.step("fix_shapes", original)]
 
 
-def shaped_as(model: Model, sets: Sequence[Samples], target: str) -> tuple[Model, str]:
-    """The model with its open dimensions as long as they are in every sample, and a note; the batch stays open.
+def shaped_as(model: Model, sets: Sequence[Samples], target: str) -> tuple[Model, list[Step]]:
+    """The model with its open dimensions as long as in every sample, and what was done; the batch stays open.
 
     Raises:
         ShapeNeeded: samples differ in one, and the target's files hold one length for each.
@@ -43,13 +44,13 @@ def shaped_as(model: Model, sets: Sequence[Samples], target: str) -> tuple[Model
     lengths = {tensor.name: _open_lengths(tensor, first[tensor.name].shape) for tensor in model.inputs if first}
     wanted = {name: shape for name, shape in lengths.items() if any(size is not None for size in shape)}
     if not wanted:
-        return model, ""
+        return model, []
     for samples in sets:
         for feed in samples:
             for tensor in model.inputs:
                 _refuse_another(tensor, wanted.get(tensor.name, ()), feed[tensor.name].shape, target)
     fixed = fix_shapes(model, wanted)
-    return fixed.model, f"{fixed.note}, as all samples are"
+    return fixed.model, [fixed.step("fix_shapes", model, ", as all samples are")]
 
 
 def _open_lengths(tensor: TensorSpec, shape: Sequence[int]) -> tuple[int | None, ...]:
@@ -110,8 +111,8 @@ def refuse_undefined(model: Model, answers: Iterable[Feed]) -> None:
                 )
 
 
-def cleaned(model: Model, session: Session, feeds: Sequence[Feed], answer: Feed) -> tuple[Model, list[str]]:
-    """The model cleaned up and its activations fused, each kept only if it answers like the original; and notes.
+def cleaned(model: Model, session: Session, feeds: Sequence[Feed], answer: Feed) -> tuple[Model, list[Step]]:
+    """The model cleaned up and its activations fused, each kept only if it answers like the original; what was done.
 
     Args:
         session: the original.
@@ -120,7 +121,7 @@ def cleaned(model: Model, session: Session, feeds: Sequence[Feed], answer: Feed)
     model = _with_true_ranks(model, answer)
     clean = simplify(model, session, feeds)
     fused = rewrite(clean.model, session, feeds)
-    return fused.model, [clean.note, fused.note]
+    return fused.model, [clean.step("simplify", model), *fused.steps]
 
 
 def _with_true_ranks(model: Model, answers: Feed) -> Model:

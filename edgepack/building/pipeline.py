@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,9 +38,10 @@ from edgepack.errors import DataNeeded, LabelsError, UnsupportedOperator, UsageE
 from edgepack.metrics.judge import judge_for, metric_for
 from edgepack.metrics.merit import Quality
 from edgepack.model import Model
+from edgepack.passes import Step, told
 from edgepack.promise.keep import Promised, keep_promise, refuse_unmeasurable
 from edgepack.promise.search import FASTER
-from edgepack.promise.trials import Form, Trials, resumable
+from edgepack.promise.trials import Form, Trials, refuse_foreign, resumable
 from edgepack.pruning.budget import budget
 from edgepack.quantization.eight_bits import eight_bits
 from edgepack.reference import Session
@@ -58,6 +59,8 @@ class Build:
     `sizes` are bytes: of the original model, of the built one, of the archive. `latency` is the harness's
     measurement on this machine. `notes` say what was done, `warnings` what to look at. `promise` is how `max_drop`
     was kept or missed (docs/metrics.md), None where none was given; `pruning` what was pruned, or why it was declined.
+    `steps` are the passes that made what was chosen, with sizes before and after; `forms` what int8 was settled between
+    (`form`, `sqnr_db`, `chosen`).
     """
 
     bundle: Path
@@ -76,6 +79,8 @@ class Build:
     warnings: list[str]
     promise: dict[str, Any] | None = None
     pruning: dict[str, Any] | None = None
+    steps: list[Step] = field(default_factory=list)
+    forms: list[dict[str, Any]] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         return {"kind": "build", "format": 1, **asdict(self), "bundle": str(self.bundle), "archive": str(self.archive)}
@@ -166,6 +171,9 @@ def build(
             "leave one of the two out",
         )
     bundle.check_output(output, force)
+    journal = output.with_name(f"{output.name}.search.json")
+    if max_drop is not None:
+        refuse_foreign(journal)
     board = devices.find(device, Path(devices_file) if devices_file is not None else None)
     progress("reading the model", 0, 0)
     original = inputs.load(path)
@@ -187,7 +195,7 @@ def build(
         )
     asked_border = border(original, decision, layout=io_layout, dtype=io_dtype, state=state)
     integers = decision.precision not in ("fp32", "fp16", AS_IS)
-    untidy, notes = shaped(original, input_shape or {}, int8=integers)
+    untidy, shaping = shaped(original, input_shape or {}, int8=integers)
 
     progress("reading the samples", 0, 0)
     classes = read_classes(Path(labels)) if labels is not None else None
@@ -203,8 +211,8 @@ def build(
     calibration, evaluation = _samples(reads, untidy, data, eval, preprocess, classes, truth)
     if decision.target.FIXED_SHAPES:
         sets = [samples for samples in (calibration, evaluation) if samples is not None]
-        untidy, note = shaped_as(untidy, sets, decision.target_name)
-        notes.append(note)
+        untidy, more = shaped_as(untidy, sets, decision.target_name)
+        shaping += more
     warnings = _audit(untidy, calibration, evaluation, classes if truth == "classes" else None)
     judged = evaluation or calibration
     if judged is not None and annotations is not None:
@@ -243,6 +251,8 @@ def build(
         labels=classes,
         wheels=wheels,
         border=asked_border.seen(clean, _image_layout(calibration, judged)),
+        shaping=told(shaping),
+        steps=told([*shaping, *tidied]),
     )
     whole, pruning, promise = given, None, None
     if wanted is not None:
@@ -262,7 +272,6 @@ def build(
                 decode=decode,
                 on=None if on == "local" else on,
             )
-            journal = output.with_name(f"{output.name}.search.json")
 
             def keep(form: Ingredients, place: Path) -> tuple[Candidate, dict[str, Any]]:
                 tidy = untidy if form is whole else form.clean
@@ -293,10 +302,12 @@ def build(
         quality=chosen.quality,
         latency=chosen.latency,
         check=chosen.check,
-        notes=[note for note in (*notes, *tidied, *tried, *chosen.notes, emulated) if note],
+        notes=[note for note in (*(step.note for step in whole.steps), *tried, *chosen.notes, emulated) if note],
         warnings=warnings + _doubts(given, chosen) + ([] if promise is None else promise["warnings"]),
         promise=promise,
         pruning=None if pruning is None else pruning.to_json(),
+        steps=chosen.steps,
+        forms=chosen.forms,
     )
 
 

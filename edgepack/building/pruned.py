@@ -15,6 +15,7 @@ from edgepack.data.samples import spread as places
 from edgepack.device import available_cores
 from edgepack.errors import DataNeeded, UnfitDevice, UsageError
 from edgepack.model import Model
+from edgepack.passes import PassResult
 from edgepack.passes.fit_format import fit_format
 from edgepack.passes.quantize import quantize
 from edgepack.promise.search import FASTER
@@ -100,7 +101,9 @@ def pruned(given: Ingredients, budget: Budget, importance: str, progress: Progre
         why = f"pruning declined: the pruned model takes {ratio:.2f} times as long here in {given.plan.precision}"
         return given, Pruning(report=found.report, ratio=ratio, declined=why)
     told = Pruning(report=found.report, ratio=ratio)
-    return replace(given, clean=found.model, known={}, pruning=told.to_json()), told
+    step = PassResult(model=found.model, note="channels pruned").step("prune", given.clean)
+    given = replace(given, clean=found.model, known={}, pruning=told.to_json(), steps=(*given.steps, step))
+    return given, told
 
 
 def latency_ratio(given: Ingredients, one: Model, other: Model, progress: Progress) -> float:

@@ -28,11 +28,44 @@ def _one(result: Result, name: str) -> list[str]:
     rows = _size_rows(result) + _quality_rows(quality(result))
     if rows:
         found.append(table("Size and answers", ["", "original", "built", "change"], rows, sortable=False))
+    measured = result.data if result.kind == BUILD else result.data["manifest"].get("measured", {})
+    found += _steps(measured.get("steps") or [], measured.get("forms") or [])
     if result.kind == BUILD:
-        found += _list("Steps, in the order they were taken", result.data["notes"])
+        known_notes = {step["note"] for step in measured.get("steps") or []}
+        found += _list("Beside the passes", [note for note in result.data["notes"] if note not in known_notes])
         found += _list("To look at", result.data["warnings"], "wary")
     promised = promise(result)
     return found + (_search(promised, name) if promised is not None else [])
+
+
+def _steps(steps: Sequence[Mapping[str, Any]], forms: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What each pass did, and the forms of int8 that were compared."""
+    found = []
+    if steps:
+        rows = [
+            [
+                Cell(step["name"]),
+                number(size(step["bytes_before"]), step["bytes_before"]),
+                number(size(step["bytes_after"]), step["bytes_after"]),
+                number(f"{step['nodes_before']:,} → {step['nodes_after']:,}", None),
+                Cell(step["note"]),
+            ]
+            for step in steps
+        ]
+        headings = ["pass", "weights before", "after", "nodes", "what it did"]
+        found.append(table("Passes, in the order they were taken", headings, rows, sortable=False))
+    if forms:
+        rows = [
+            [
+                Cell(form["form"]),
+                number("" if form["sqnr_db"] is None else decibels(form["sqnr_db"]), form["sqnr_db"]),
+                Cell("yes" if form["chosen"] else ""),
+            ]
+            for form in forms
+        ]
+        caption = "Forms of int8 that were compared, by typical SQNR to the float model on samples held back"
+        found.append(table(caption, ["form", "SQNR", "taken"], rows))
+    return found
 
 
 def _list(title: str, lines: Sequence[str], style: str = "") -> list[str]:

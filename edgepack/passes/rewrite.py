@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from edgepack.data.samples import Feed
 from edgepack.model import LARGEST_MESSAGE, Model
-from edgepack.passes import PassResult
+from edgepack.passes import PassResult, Step, told
 from edgepack.passes.fold_batchnorm import fold_batchnorm
 from edgepack.passes.fuse_activations import fuse_activations
 from edgepack.passes.simplify import TOLERANCE, largest_error
@@ -20,19 +20,24 @@ def rewrite(model: Model, original: Session, feeds: Sequence[Feed]) -> PassResul
     """Apply the rewrites in turn, and drop each that changes the answers on `feeds`."""
     if model.weight_bytes >= LARGEST_MESSAGE or model.is_quantized:
         return PassResult(model=model, note="")
-    notes = []
     figures: dict[str, float] = {}
+    taken: list[Step] = []
     for step in REWRITES:
         try:
             result = step(model)
             difference = largest_error(original, Session(result.model), feeds) if result.model is not model else 0.0
         except Exception as failure:  # a graph that no rewrite foresaw must not cost the user the build
-            notes.append(f"{step.__name__} dropped ({type(failure).__name__})")
+            taken.append(_dropped(model, step.__name__, f" ({type(failure).__name__})"))
             continue
         if not difference <= TOLERANCE:
-            notes.append(f"{step.__name__} dropped: it changes the answers by {difference:.1e}")
+            taken.append(_dropped(model, step.__name__, f": it changes the answers by {difference:.1e}"))
             continue
+        taken.append(result.step(step.__name__, model))
         model = result.model
         figures |= result.figures
-        notes += [result.note] if result.note else []
-    return PassResult(model=model, note="; ".join(notes), figures=figures)
+    steps = told(taken)
+    return PassResult(model=model, note="; ".join(step.note for step in steps), figures=figures, steps=steps)
+
+
+def _dropped(model: Model, name: str, why: str) -> Step:
+    return PassResult(model=model, note=f"{name} dropped{why}").step(name, model)

@@ -17,7 +17,7 @@ from edgepack._version import VERSION
 from edgepack.building.candidate import Ingredients, Progress, fitted_form, make, settled
 from edgepack.data.samples import Feed, Samples
 from edgepack.device import available_cores
-from edgepack.errors import Interrupted
+from edgepack.errors import Interrupted, UsageError
 from edgepack.measuring.benchmark import bench
 from edgepack.metrics.judge import Judge
 from edgepack.metrics.merit import Quality
@@ -100,7 +100,7 @@ class Trials:
     def _loaded(self, form: Form) -> Callable[[Feed], Feed]:
         plan = self.given.plan
         if form not in self.files:
-            model, _ = fitted_form(self.given, form[0], self.progress, form[1])
+            model, *_ = fitted_form(self.given, form[0], self.progress, form[1])
             folder = self.scratch / str(len(self.files))
             folder.mkdir()
             self.files[form] = folder / plan.target.lower(self.given.border.floats(model), folder)
@@ -121,6 +121,28 @@ def interleaved(models: Sequence[Callable[[Feed], Feed]], feed: Feed, seconds: f
         if time.perf_counter() - start > 20 * max(seconds, 1.0):
             break
     return [statistics.median(spent) for spent in times]
+
+
+# How a journal begins, by which it is told from a file of the user's of that name.
+_KIND = "edgepack search"
+
+
+def refuse_foreign(path: Path) -> None:
+    """
+    Raises:
+        UsageError: a file lies where the journal is to be, and it is no journal.
+    """
+    if not path.exists():
+        return
+    try:
+        with path.open(encoding="utf-8") as file:
+            begin = "".join(file.read(200).split())
+    except (OSError, UnicodeDecodeError):
+        begin = "?"
+    if begin and not begin.startswith(f'{{"kind":"{_KIND}"'.replace(" ", "")):
+        raise UsageError(
+            f"{path} is not edgepack's, and the search would keep its trials there", "move it, or choose another -o"
+        )
 
 
 class Journal:
@@ -145,7 +167,9 @@ class Journal:
 
     def add(self, trial: Trial) -> None:
         self.trials.append(trial)
-        text = json.dumps({"key": self.key, "trials": [asdict(trial) for trial in self.trials]}, indent=1)
+        text = json.dumps(
+            {"kind": _KIND, "key": self.key, "trials": [asdict(trial) for trial in self.trials]}, indent=1
+        )
         draft = self.path.with_name(f".{self.path.name}.part")
         draft.write_text(text, encoding="utf-8")
         draft.replace(self.path)

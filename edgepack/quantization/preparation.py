@@ -19,6 +19,7 @@ from edgepack.data.samples import Samples
 from edgepack.device import available_cores
 from edgepack.errors import SamplesError
 from edgepack.model import Model, constant
+from edgepack.passes import Step, told
 from edgepack.passes.correct_bias import ChannelMean, mean_outputs
 from edgepack.passes.equalize import equalize
 from edgepack.passes.equalize_swish import equalize_swish, reaches
@@ -60,7 +61,7 @@ class Steps:
 class Prepared:
     """`extents` and `ranges` by tensor, `layers` by the name of a weighted node's output, all of `model`.
 
-    `model` is the float model that was observed, and is to be quantized; `notes` say what was done to it. `means` are
+    `model` is the float model that was observed, and is to be quantized; `steps` are what was done to it. `means` are
     the mean outputs by which biases are corrected.
     `unseen` are the layers that no sample reached, which are to stay float.
     """
@@ -71,8 +72,12 @@ class Prepared:
     layers: dict[str, Rounded] = field(default_factory=dict)
     means: dict[str, np.ndarray] = field(default_factory=dict)
     samples: int
-    notes: tuple[str, ...] = ()
+    steps: tuple[Step, ...] = ()
     unseen: frozenset[str] = frozenset()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return tuple(step.note for step in self.steps)
 
 
 def prepare(
@@ -96,7 +101,7 @@ def prepare(
         UnsupportedOperator: nothing in the model can be quantized; it says why.
         SamplesError: a tensor becomes NaN or infinite, or is empty on every sample.
     """
-    model, notes = _evened(model, scheme, samples, steps, memory)
+    model, taken = _evened(model, scheme, samples, steps, memory)
     placement = place(model, scheme)
     refuse_empty(placement)
     extents = [Extent(tensor=name, samples=samples.count) for name in placement.tensors]
@@ -133,22 +138,30 @@ def prepare(
         layers=layers,
         means={observer.tensor: observer.mean for observer in means},
         samples=samples.count,
-        notes=tuple(notes),
+        steps=taken,
         unseen=unseen,
     )
 
 
-def _evened(model: Model, scheme: Scheme, samples: Samples, steps: Steps, memory: int) -> tuple[Model, list[str]]:
-    """The model with its channels padded and evened out, which changes no float answer; and notes."""
+def _evened(
+    model: Model, scheme: Scheme, samples: Samples, steps: Steps, memory: int
+) -> tuple[Model, tuple[Step, ...]]:
+    """The model with its channels padded and evened out, which changes no float answer; and what was done."""
     results = [pad_channels(model, scheme.channel_multiple)]
+    names = ["pad_channels"]
     makers = (LAYERS if steps.equalize else frozenset()) | (NORMS if steps.smooth else frozenset())
     # What HardSwish reads cannot be scaled through it, so equalization leaves it as it is.
     seen = reaches(results[-1].model, scheme) if steps.swish else []
     if makers:
         results.append(equalize(results[-1].model, scheme, samples, makers, also=seen, memory=memory))
+        names.append("equalize")
     if steps.swish:
         results.append(equalize_swish(results[-1].model, scheme, samples, memory, seen))
-    return results[-1].model, [result.note for result in results if result.note]
+        names.append("equalize_swish")
+    before = [model, *(result.model for result in results)]
+    return results[-1].model, told(
+        result.step(name, was) for name, result, was in zip(names, results, before, strict=False)
+    )
 
 
 def _unseen(model: Model, scheme: Scheme, empty: set[str], samples: Samples) -> frozenset[str]:
