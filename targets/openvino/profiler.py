@@ -22,13 +22,15 @@ class Profile(object):
         model = self.model = self.runner.opened(self.path, self.threads, PERF_COUNT=True)
         model.run(feed)
         first = self.read()
-        runs, inside, clock = 0, 0.0, time.perf_counter
-        start = clock()
-        while clock() - start < seconds or runs < 3:
+        walls, insides, clock = [], [], time.perf_counter
+        end = clock() + seconds
+        while clock() < end or len(walls) < 3:
+            start = clock()
             model.run(feed)
-            inside += 1000 * model.request.latency
-            runs += 1
-        wall, inside = 1e6 * (clock() - start) / runs, inside / runs
+            walls.append(1e6 * (clock() - start))
+            insides.append(1000 * model.request.latency)
+        runs = len(walls)
+        wall, inside = sum(walls) / runs, sum(insides) / runs
         read = {name: max(0.0, (us * (runs + 1) - first[name]) / runs) for name, us in self.read().items()}
         # OpenVINO's own clock of the same runs is not cut, and says how much was lost in all.
         lost = max(0.0, inside - sum(read.values()))
@@ -36,7 +38,8 @@ class Profile(object):
         times = [0.0] * len(self.operators)
         for name, micros in read.items():
             times[self.known[name]] = micros + share
-        outside = max(0.0, wall - inside)
+        around = sorted(whole - within for whole, within in zip(walls, insides))[: max(1, runs // 4)]
+        outside = max(0.0, sum(around) / len(around))
         self.turns.append(
             {"runs": runs, "wall_us": wall, "outside_us": outside, "raw_us": sum(read.values()), "us": times}
         )
