@@ -181,6 +181,19 @@ def test_command_line(cli: Run, folder: Path, tmp_path: Path) -> None:
         assert done.returncode == 2 and done.stdout == "" and "hint:" in done.stderr.lower()
 
 
+def test_products_of_integers_made_as_they_run_are_called_dynamic(tmp_path: Path) -> None:
+    onnx.save(models.transformer(width=64), tmp_path / "model.onnx")
+    built = pipeline.build(
+        tmp_path / "model.onnx", tmp_path / "out", device="host", target="onnxruntime", precision="dynamic",
+        seconds=0.1, threads=1,
+    )  # fmt: skip
+    result = profiling.profile(built.bundle, threads=1, seconds=0.3)
+    products = [row for row in result["operators"] if "Integer" in row["kind"] or "DynamicQuantize" in row["kind"]]
+    assert products and all(row["precision"] == "dynamic" for row in products)
+    assert any(row["macs"] and row["of_peak"] for row in products)
+    assert not any(row["precision"] == "dynamic" for row in result["operators"] if row not in products)
+
+
 def layers_of(name: str) -> ModuleType:
     target.load(name)
     _root.load(f"edgepack.targets.{name}.layers", _root.TARGETS / name / "layers.py")

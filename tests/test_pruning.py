@@ -225,6 +225,12 @@ def test_a_build_prunes_repairs_and_quantizes(pruned_demo: Build) -> None:
     assert pruned_demo.sizes["model"] < 0.3 * pruned_demo.sizes["original"]
 
 
+def test_pruning_is_a_pass_with_its_size(pruned_demo: Build) -> None:
+    (step,) = [step for step in pruned_demo.steps if step.name == "prune"]
+    assert step.bytes_after < step.bytes_before
+    assert [one.name for one in pruned_demo.steps].index("prune") < len(pruned_demo.steps) - 1
+
+
 def test_a_pruned_build_is_shown(pruned_demo: Build) -> None:
     from rich.console import Console
 
