@@ -320,7 +320,7 @@ def test_auto_times_int8_beside_cleaned_up_float(
     """On a net this small either may win; int8 is held to be good here so that it comes to that."""
     if target == "openvino":
         pytest.importorskip("openvino")
-    monkeypatch.setattr(pipeline, "try_int8", lambda decision, candidate: ("int8 is good", True))
+    monkeypatch.setattr(pipeline, "try_int8", lambda decision, candidate, pruned: ("int8 is good", True))
     built = edgepack.build(
         convnet_files / "model.onnx", tmp_path / "out", data=convnet_files / "calib.npz", target=target, **FAST
     )
@@ -328,12 +328,14 @@ def test_auto_times_int8_beside_cleaned_up_float(
     assert built.precision == "int8" or built.reason.startswith("float, cleaned up, is faster here than int8: ")
 
 
-def verdict(latency: dict[str, object], quality: Quality | None, board: str = "host") -> tuple[str, bool]:
+def verdict(
+    latency: dict[str, object], quality: Quality | None, board: str = "host", pruned: Quality | None = None
+) -> tuple[str, bool]:
     decision = plan(
         device.find(board), target="onnxruntime", precision="auto", has_data=True, is_quantized=False, threads=1
     )
     candidate = pipeline.Candidate(precision="int8", quality=quality, latency=latency, check={}, notes=[])
-    return pipeline.try_int8(decision, candidate)
+    return pipeline.try_int8(decision, candidate, pruned)
 
 
 GOOD = Quality(
@@ -364,6 +366,18 @@ def test_without_labels_agreement_decides() -> None:
     assert not verdict(FASTER, quality)[1]
     assert verdict(FASTER, replace(quality, agreement=99.0))[1]
     assert not verdict(FASTER, replace(quality, agreement=None, sqnr_db=8.0))[1]
+
+
+def test_int8_answers_for_nothing_that_pruning_did() -> None:
+    pruned = replace(GOOD, drop=1.2)
+    assert verdict(FASTER, replace(GOOD, drop=1.5), pruned=pruned)[1]
+    reason, passed = verdict(FASTER, replace(GOOD, drop=2.5), pruned=pruned)
+    assert not passed and "1.30 points of top1 more than pruning alone" in reason
+    quality = Quality(source="", count=100, sqnr_db=11.0, agreement=94.3)
+    assert not verdict(FASTER, quality)[1]
+    assert verdict(FASTER, quality, pruned=replace(quality, agreement=94.4))[1]
+    assert not verdict(FASTER, replace(quality, agreement=89.0), pruned=replace(quality, agreement=94.4))[1]
+    assert verdict(FASTER, replace(quality, agreement=None, sqnr_db=9.0), pruned=replace(quality, agreement=None))[1]
 
 
 def test_a_board_that_cannot_be_measured_here_goes_by_its_profile() -> None:

@@ -369,7 +369,9 @@ def _choose(
     except UnsupportedOperator as error:
         reason = error.message
     else:
-        reason, passed = try_int8(decision, candidate)
+        # int8 answers for what it does, not for what pruning did before it.
+        pruned = given.judge.judge(Session(given.clean).run) if given.pruning and given.judge else None
+        reason, passed = try_int8(decision, candidate, pruned)
         if passed and decision.measurable_here:
             reason, passed = _beside_clean_float(given, folder, reason, progress)
         if passed:
@@ -391,17 +393,27 @@ def _beside_clean_float(given: Ingredients, folder: Path, reason: str, progress:
     return f"float, cleaned up, is faster here than int8: {measured[1]:.3g} against {measured[0]:.3g} ms", False
 
 
-def try_int8(decision: Plan, candidate: Candidate) -> tuple[str, bool]:
-    """Whether int8 is good and fast enough to be chosen unasked, and the reason in words."""
+def try_int8(decision: Plan, candidate: Candidate, pruned: Quality | None = None) -> tuple[str, bool]:
+    """Whether int8 is good and fast enough to be chosen unasked, and the reason in words.
+
+    Args:
+        pruned: how the pruned model answers in float, where int8 is of that and not of the original.
+    """
     quality = candidate.quality
+    beside = "" if pruned is None else " more than pruning alone"
     if quality is not None and quality.drop is not None:
-        if quality.drop > LARGEST_DROP:
-            return f"int8 loses {quality.drop:.2f} points of {quality.metric}, more than {LARGEST_DROP:g}", False
+        drop = quality.drop - ((pruned.drop if pruned is not None else None) or 0.0)
+        if drop > LARGEST_DROP:
+            return f"int8 loses {drop:.2f} points of {quality.metric}{beside}, the most is {LARGEST_DROP:g}", False
     elif quality is not None and quality.agreement is not None:
-        if quality.agreement < SMALLEST_AGREEMENT:
-            return f"int8 agrees with the original on only {quality.agreement:.1f} % of the samples", False
-    elif quality is not None and quality.sqnr_db is not None and quality.sqnr_db < SMALLEST_SQNR_DB:
-        return f"int8 is only {quality.sqnr_db:.1f} dB from the original", False
+        lost = 100.0 - ((pruned.agreement if pruned is not None else None) or 100.0)
+        if quality.agreement + lost < SMALLEST_AGREEMENT:
+            words = f"int8 agrees with the original on only {quality.agreement:.1f} % of the samples"
+            return words + (f", without it {100 - lost:.1f}" if pruned is not None else ""), False
+    elif quality is not None and quality.sqnr_db is not None:
+        least = min(SMALLEST_SQNR_DB, pruned.sqnr_db - 3) if pruned and pruned.sqnr_db else SMALLEST_SQNR_DB
+        if quality.sqnr_db < least:
+            return f"int8 is only {quality.sqnr_db:.1f} dB from the original", False
     ratio = candidate.latency.get("ratio")
     if decision.measurable_here and ratio is not None:
         if ratio["low"] > 1.0:
