@@ -35,7 +35,7 @@ def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def unpacked(built: Build, tmp_path: Path) -> Path:
     """The archive, unpacked elsewhere: what a device gets."""
     with tarfile.open(built.archive) as tar:
-        tar.extractall(tmp_path, filter="data")
+        tar.extractall(tmp_path, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
     return tmp_path / built.bundle.name
 
 

@@ -244,7 +244,10 @@ def opened(path: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as scratch:
         try:
             with tarfile.open(path) as tar:
-                tar.extractall(scratch, filter="data")
+                if hasattr(tarfile, "data_filter"):
+                    tar.extractall(scratch, filter="data")
+                else:  # Python before 3.11.4, as in Debian 12
+                    tar.extractall(scratch, members=_plain(tar))
         except (tarfile.TarError, EOFError, OSError, ValueError, zlib.error) as error:
             if isinstance(error, OSError) and error.errno in FULL:
                 raise WriteFailed(
@@ -256,6 +259,16 @@ def opened(path: Path) -> Iterator[Path]:
         if len(folders) != 1:
             raise BrokenBundle(f"{path} holds no bundle", "give the .tar.gz that `edgepack build` made")
         yield folders[0]
+
+
+def _plain(tar: tarfile.TarFile) -> list[tarfile.TarInfo]:
+    """The members of an archive, all of them files and folders inside it; a link could lead outside."""
+    members = tar.getmembers()
+    for member in members:
+        path = PurePosixPath(member.name)
+        if path.is_absolute() or ".." in path.parts or not (member.isfile() or member.isdir()):
+            raise tarfile.TarError(f"{member.name} leads outside of the archive")
+    return members
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -124,6 +124,6 @@ def stretch(found: Answering, answers: Sequence[Feed], wanted: Sequence[Feed]) -
 
 
 def _by_channel(feeds: Sequence[Feed], found: Answering) -> np.ndarray:
-    """Answers as rows of channels."""
+    """Answers as rows of channels, float64: squares of large ones are taken."""
     arrays = [np.moveaxis(feed[found.output], found.axis, -1) for feed in feeds]
-    return np.concatenate([array.reshape(-1, array.shape[-1]) for array in arrays])
+    return np.concatenate([array.reshape(-1, array.shape[-1]) for array in arrays]).astype(np.float64)
