@@ -98,7 +98,7 @@ def settle(
     placement = place(ready.model, scheme, ready.unseen)
     answered = None if alike else feeds
     means = ready.means or None
-    wanted = [original.run(feed) for feed in seen.batches(seen.batch())]
+    wanted = references if alike else [original.run(feed) for feed in seen.batches(seen.batch())]
     forms: dict[str, Settled] = {}
     figures: dict[str, float] = {}
 
