@@ -18,7 +18,7 @@ import onnx_ir as ir
 from edgepack.data.samples import Feed
 from edgepack.model import Model, constant
 from edgepack.passes.quantize import Rounded
-from edgepack.quantization.layer import addition, bias_of, channel_count, output_axis
+from edgepack.quantization.layer import added_bias, bias_of, channel_count, output_axis
 
 # Answers that have to be stretched by more are no scaled ones.
 _LARGEST = 1.5
@@ -52,11 +52,7 @@ def _answering(output: ir.Value) -> Answering | None:
     if node is None or node.domain or node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
         return None
     weight = constant(node.inputs[1])
-    bias = bias_of(node)
-    if node.op_type == "MatMul":
-        added = addition(node)
-        held = None if added is None else constant(added[0].inputs[added[1]])
-        bias = None if held is None else held.reshape(-1).astype(np.float64)
+    bias = added_bias(node) if node.op_type == "MatMul" else bias_of(node)
     channels = None if weight is None else channel_count(node, weight)
     if channels is None or (node.op_type == "MatMul" and bias is None):
         return None

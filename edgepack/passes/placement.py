@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from edgepack.model import Model, constant
 from edgepack.passes.saturate import line, useful_range
-from edgepack.quantization.layer import addition, bias_of
+from edgepack.quantization.layer import added_bias, addition, bias_of
 from edgepack.target import Scheme
 
 # Operators with weights that no scheme here quantizes; named when they stay float.
@@ -148,11 +148,7 @@ def why_not(node: ir.Node) -> str:
 
 def bias_in(node: ir.Node, scheme: Scheme) -> np.ndarray | None:
     """The bias that the runtime adds in a node's own sum, one float64 a channel, be it an input or added behind it."""
-    if node.op_type not in scheme.biased:
-        return bias_of(node)
-    added = addition(node)
-    held = constant(added[0].inputs[added[1]]) if added is not None else None
-    return None if held is None else held.reshape(-1).astype(np.float64)
+    return added_bias(node) if node.op_type in scheme.biased else bias_of(node)
 
 
 def is_finite(array: np.ndarray) -> bool:

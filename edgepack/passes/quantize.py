@@ -17,7 +17,7 @@ from edgepack.model import Model, constant
 from edgepack.passes import PassResult
 from edgepack.passes.placement import Placement, bias_in, place
 from edgepack.passes.saturate import write_saturating
-from edgepack.quantization.layer import addition, channel_axis
+from edgepack.quantization.layer import added_bias, addition, channel_axis
 from edgepack.target import Scheme
 
 # s_input·s_weight must stay a normal float32, and |bias| / (s_input·s_weight) within int32.
@@ -207,12 +207,10 @@ def _write_weights(
 
 def _shift_behind(graph: ir.Graph, node: ir.Node, shift: np.ndarray) -> None:
     """A MatMul has no bias of its own; what is added behind it, in float, takes the shift."""
-    added = addition(node)
-    assert added is not None
+    added, bias = addition(node), added_bias(node)
+    assert added is not None and bias is not None
     reader, index = added
-    held = constant(reader.inputs[index])
-    assert held is not None
-    shifted = (held.reshape(-1) - shift).astype(np.float32)
+    shifted = (bias - shift).astype(np.float32)
     reader.replace_input_with(index, _initializer(graph, f"{node.outputs[0].name}_shifted", shifted))
 
 

@@ -11,7 +11,7 @@ from edgepack.model import Model, constant
 from edgepack.pruning.fit import Moments
 from edgepack.pruning.groups import Dependencies, weight_axes
 from edgepack.pruning.rules import name, read
-from edgepack.pruning.weights import bias_input
+from edgepack.pruning.weights import bias_input, has_matrix
 from edgepack.quantization.layer import patches, to_matrix
 
 # Columns beyond which a layer is looked at through what each of its outputs takes from each channel; and, where that
@@ -102,11 +102,7 @@ def consumer(node: ir.Node, found: Dependencies) -> Consumer | None:
     """A weighted node as one; None where its weight is no matrix."""
     axes = weight_axes(node, found.shapes)
     weight = constant(node.inputs[1]) if axes is not None else None
-    if axes is None or weight is None or weight.dtype != np.float32:
-        return None
-    if node.op_type in ("Gemm", "MatMul") and (weight.ndim != 2 or node.attributes.get_int("transA", 0) != 0):
-        return None
-    if node.op_type == "Gemm" and node.attributes.get_float("alpha", 1.0) != 1.0:
+    if axes is None or weight is None or not has_matrix(node):
         return None
     matrix = to_matrix(node, weight).astype(np.float64)
     unit = found.unit.get((read(node, 1), axes[1]), np.full(weight.shape[axes[1]], -1))

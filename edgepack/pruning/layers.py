@@ -17,7 +17,7 @@ from edgepack.pruning.fit import Moments, Solution
 from edgepack.pruning.groups import WEIGHTED
 from edgepack.pruning.rules import name, read
 from edgepack.pruning.surgery import Cut
-from edgepack.pruning.weights import bias_input, bias_of
+from edgepack.pruning.weights import bias_input, bias_of, has_matrix
 from edgepack.quantization.layer import from_matrix, patches, to_matrix
 
 # Columns beyond which a kernel is cut into windows, and beyond which a layer is left as it is.
@@ -60,11 +60,7 @@ def can_be_fitted(node: ir.Node) -> bool:
         return False
     if node.op_type == "BatchNormalization":
         return all(constant(one) is not None for one in node.inputs[1:5]) and len(node.outputs) == 1
-    if node.op_type not in WEIGHTED or len(value.uses()) > 1:
-        return False
-    if node.op_type in ("Gemm", "MatMul") and (weight.ndim != 2 or node.attributes.get_int("transA", 0) != 0):
-        return False
-    return node.op_type != "Gemm" or node.attributes.get_float("alpha", 1.0) == 1.0
+    return node.op_type in WEIGHTED and len(value.uses()) == 1 and has_matrix(node)
 
 
 def layer(whole: ir.Node, small: ir.Node, what: Cut, samples: int) -> Layer | None:
@@ -103,12 +99,17 @@ class _Matrix:
         groups, outputs, columns = self.prior.shape
         return Moments(groups, columns, outputs)
 
+    def _patches(self, before: Feed, after: Feed, seed: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """What the original's layer and the pruned one's read at the same places."""
+        x0 = patches(self.whole, before[read(self.whole, 0)], self.count, np.random.default_rng(seed))
+        x1 = patches(self.small, after[read(self.small, 0)], self.count, np.random.default_rng(seed))
+        return None if x0 is None or x1 is None or len(x0) != len(x1) else (x0, x1)
+
     def rows(self, before: Feed, after: Feed, seed: int) -> tuple[np.ndarray, np.ndarray, bool] | None:
-        given = before[read(self.whole, 0)], after[read(self.small, 0)]
-        x0 = patches(self.whole, given[0], self.count, np.random.default_rng(seed))
-        x1 = patches(self.small, given[1], self.count, np.random.default_rng(seed))
-        if x0 is None or x1 is None or len(x0) != len(x1):
+        found = self._patches(before, after, seed)
+        if found is None:
             return None
+        x0, x1 = found
         y = (x0.transpose(1, 0, 2) @ self.original.transpose(0, 2, 1)).transpose(1, 0, 2).reshape(len(x0), -1)
         y = (y + self.bias.astype(np.float32))[:, self.outputs]
         return x1, y.reshape(len(x1), self.prior.shape[0], -1), x0.shape == x1.shape and np.array_equal(x0, x1)
@@ -138,11 +139,10 @@ class _Windows(_Matrix):
         self.count = max(1, rows_a_sample(self.prior.shape[2], samples) * self.window // taps)
 
     def rows(self, before: Feed, after: Feed, seed: int) -> tuple[np.ndarray, np.ndarray, bool] | None:
-        given = before[read(self.whole, 0)], after[read(self.small, 0)]
-        x0 = patches(self.whole, given[0], self.count, np.random.default_rng(seed))
-        x1 = patches(self.small, given[1], self.count, np.random.default_rng(seed))
-        if x0 is None or x1 is None or len(x0) != len(x1):
+        found = self._patches(before, after, seed)
+        if found is None:
             return None
+        x0, x1 = found
         # Where the channels that are left are what they were, the survey's fit cannot be bettered.
         same = np.array_equal(x0[:, :, np.repeat(self.stays, self.taps)], x1)
         return windows(x1, self.taps, self.window), windows(x0, self.taps, self.window), same

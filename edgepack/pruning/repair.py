@@ -15,16 +15,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 from threadpoolctl import threadpool_limits
 
 from edgepack.data.samples import Feed, Samples
-from edgepack.model import Model
+from edgepack.model import Model, constant
 from edgepack.passes.edits import initializer
 from edgepack.pruning.fit import Moments, Solution, refit, refit_checked
 from edgepack.pruning.layers import Constants, Layer, can_be_fitted, layer
 from edgepack.pruning.rules import name
 from edgepack.pruning.surgery import Cut
+from edgepack.quantization.layer import channel_count
 from edgepack.quantization.pieces import pieces
 from edgepack.reference import Session
 
@@ -125,22 +125,13 @@ def _with_biases(model: Model, only: Collection[str] | None) -> Model:
         if only is not None and name(node.outputs[0]) not in only:
             continue
         if len(node.inputs) < 3 or node.inputs[2] is None:
-            known = layer_outputs(node)
+            weight = constant(node.inputs[1])
+            channels = None if weight is None else channel_count(node, weight)
+            assert channels is not None
+            zeros = np.zeros(channels, np.float32)
             node.resize_inputs(3)
-            node.replace_input_with(2, initializer(graph, f"{node.outputs[0].name}_bias", np.zeros(known, np.float32)))
+            node.replace_input_with(2, initializer(graph, f"{node.outputs[0].name}_bias", zeros))
     return result
-
-
-def layer_outputs(node: ir.Node) -> int:
-    """How many output channels a layer has."""
-    value = node.inputs[1]
-    assert value is not None and value.const_value is not None
-    shape = value.const_value.shape.numpy()
-    if node.op_type == "Conv":
-        return int(shape[0])
-    if node.op_type == "ConvTranspose":
-        return int(shape[1] * node.attributes.get_int("group", 1))
-    return int(shape[0] if node.attributes.get_int("transB", 0) else shape[1])
 
 
 def _live_bytes(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> int:

@@ -7,21 +7,24 @@ import onnx_ir as ir
 
 from edgepack.model import constant
 from edgepack.passes.edits import initializer
-from edgepack.quantization.layer import from_matrix
+from edgepack.quantization.layer import addition, from_matrix
+
+
+def has_matrix(node: ir.Node) -> bool:
+    """Whether a layer's output is one matrix, a float32 constant, times its input."""
+    weight = constant(node.inputs[1])
+    if weight is None or weight.dtype != np.float32:
+        return False
+    if node.op_type in ("Gemm", "MatMul") and (weight.ndim != 2 or node.attributes.get_int("transA", 0) != 0):
+        return False
+    return node.op_type != "Gemm" or node.attributes.get_float("alpha", 1.0) == 1.0
 
 
 def bias_input(node: ir.Node) -> tuple[ir.Node, int] | None:
     """The node and the input that hold a layer's bias, given or not; None where there is no place for one."""
-    if node.op_type != "MatMul":
-        return (node, 2) if node.op_type != "Gemm" or node.attributes.get_float("beta", 1.0) == 1.0 else None
-    uses = list(node.outputs[0].uses())
-    if len(uses) != 1 or node.outputs[0].is_graph_output() or uses[0][0].op_type != "Add":
-        return None
-    adding, index = uses[0]
-    added = constant(adding.inputs[1 - index])
-    weight = constant(node.inputs[1])
-    fits = added is not None and weight is not None and added.ndim >= 1 and added.shape[-1] == weight.shape[-1]
-    return (adding, 1 - index) if fits and added is not None and added.size == added.shape[-1] else None
+    if node.op_type == "MatMul":
+        return addition(node)
+    return (node, 2) if node.op_type != "Gemm" or node.attributes.get_float("beta", 1.0) == 1.0 else None
 
 
 def bias_of(node: ir.Node, outputs: int) -> np.ndarray:

@@ -91,6 +91,13 @@ def addition(node: ir.Node) -> tuple[ir.Node, int] | None:
     return (reader, 1 - index) if added.ndim <= rank else None
 
 
+def added_bias(node: ir.Node) -> np.ndarray | None:
+    """What is added to each column of a MatMul's product, float64; None where nothing is (`addition`)."""
+    added = addition(node)
+    array = constant(added[0].inputs[added[1]]) if added is not None else None
+    return None if array is None else array.reshape(-1).astype(np.float64)
+
+
 def channel_count(node: ir.Node, weight: np.ndarray) -> int | None:
     """How many output channels there are; None where the weight is no matrix."""
     if node.op_type == "ConvTranspose":
