@@ -17,7 +17,7 @@ from edgepack import demo
 from edgepack.data.samples import Samples, read
 from edgepack.errors import PruningError, UnfitDevice
 from edgepack.model import Model, constant
-from edgepack.pruning.fit import damped
+from edgepack.passes.round_weights import damp
 from edgepack.pruning.pattern import chosen, fitted_kept, is_two_of_four, largest
 from edgepack.pruning.sparse import METHODS, Sparse, is_sparse, two_of_four
 from edgepack.reference import Session
@@ -27,7 +27,7 @@ from tests.graphs import BLOCKS, graph
 
 def _moments(columns: int, seed: int, rows: int = 60) -> np.ndarray:
     x = models.random((rows, columns), seed).astype(np.float64) @ models.random((columns, columns), seed + 1)
-    return np.asarray(damped((x.T @ x / rows)[None], 0.01)[0])
+    return np.asarray(damp((x.T @ x / rows)[None], 0.01)[0])
 
 
 def _error(change: np.ndarray, h: np.ndarray) -> np.ndarray:

@@ -62,7 +62,7 @@ def _round_channels(
     weight = weight.astype(np.float64)
     edges = np.cumsum([0, *(block.shape[-1] for block in moments)])
     blocks = [slice(a, b) for a, b in itertools.pairwise(edges)]
-    damped = [_damped(block) for block in moments]
+    damped = [damp(block) for block in moments]
     scale = search_scale(weight, damped, blocks, limit, floor, tied=tied)
     start = np.clip(np.rint(weight / scale[:, :, None]), -limit, limit)
     integers, first = np.empty_like(weight), scale
@@ -80,11 +80,12 @@ def _round_channels(
     return integers.astype(np.int8), np.where(worse, first, scale).astype(np.float32)
 
 
-def _damped(h: np.ndarray) -> np.ndarray:
-    """Positive definite, however few patches or dead inputs there were."""
+def damp(h: np.ndarray, share: float = _DAMPING) -> np.ndarray:
+    """Second moments [G, K, K] with `share` of the mean diagonal on it: positive definite, however few patches or dead
+    inputs there were."""
     diagonal = np.einsum("gkk->gk", h)
     mean = diagonal.mean(axis=1, keepdims=True)
-    extra = np.where(mean > 0, _DAMPING * mean, 1.0)
+    extra = np.where(mean > 0, share * mean, 1.0)
     result = h.copy()
     columns = np.arange(h.shape[-1])
     result[:, columns, columns] = np.maximum(diagonal, 0) + extra

@@ -12,6 +12,8 @@ from functools import cached_property
 
 import numpy as np
 
+from edgepack.passes.round_weights import damp
+
 
 class Moments:
     """Running moments of rows x [G, K] and, where wanted, of what they should become, y [G, O]."""
@@ -113,16 +115,6 @@ class Solution:
     ridge: float
 
 
-def damped(covariance: np.ndarray, ridge: float) -> np.ndarray:
-    """With `ridge` times the mean of the diagonal on it, [G, K, K]."""
-    columns = np.arange(covariance.shape[-1])
-    result = covariance.copy()
-    diagonal = np.maximum(result[:, columns, columns], 0)
-    mean = diagonal.mean(axis=1, keepdims=True)
-    result[:, columns, columns] = diagonal + np.where(mean > 0, ridge * mean, 1.0)
-    return result
-
-
 def refit(moments: Moments, prior: np.ndarray, ridge: float, *, biased: bool = True) -> Solution:
     """The weights that reproduce y from x with the least squared error, near the prior ones, [G, O, K].
 
@@ -132,7 +124,7 @@ def refit(moments: Moments, prior: np.ndarray, ridge: float, *, biased: bool = T
     if np.isfinite(ridge):
         second = moments.second(centred=biased)
         missing = moments.product(centred=biased) - second @ prior.transpose(0, 2, 1)
-        weight = prior + np.linalg.solve(damped(second, ridge), missing).transpose(0, 2, 1)
+        weight = prior + np.linalg.solve(damp(second, ridge), missing).transpose(0, 2, 1)
     if not biased:
         return Solution(weight=weight, bias=np.zeros(weight.shape[:2]), ridge=ridge)
     bias = moments.target_mean - np.einsum("gok,gk->go", weight, moments.mean)

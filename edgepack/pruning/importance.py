@@ -18,8 +18,8 @@ import numpy as np
 import onnx_ir as ir
 
 from edgepack.model import Model, constant
+from edgepack.passes.round_weights import damp
 from edgepack.pruning.consumers import Watch
-from edgepack.pruning.fit import damped
 from edgepack.pruning.groups import Dependencies, Group, weight_axes
 from edgepack.pruning.rules import name, read
 
@@ -56,7 +56,7 @@ class _Reader:
         self.weight = self.before.copy()
         signal = float(np.einsum("gok,gkl,gol->", self.before, covariance, self.before, optimize=True))
         self.scale = 1.0 / signal if signal > 0 else 0.0
-        self.inverse = np.linalg.inv(damped(second, _RIDGE))
+        self.inverse = np.linalg.inv(damp(second, _RIDGE))
         place: dict[int, list[int]] = {int(unit): [] for unit in units}
         for column, unit in enumerate(self.consumer.column_unit):
             if int(unit) in place:

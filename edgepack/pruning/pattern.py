@@ -70,12 +70,7 @@ def _compensated(weight: np.ndarray, h: np.ndarray) -> tuple[np.ndarray, np.ndar
             # The inverse of H for these columns and all to come, of which this is the first block.
             inverse = block.T @ block
             four = work[:, here]
-            pulls = np.zeros((len(_PAIRS), len(weight), OF))
-            costs = np.empty((len(_PAIRS), len(weight)))
-            for number, pair in enumerate(_PAIRS):
-                solved = np.linalg.solve(inverse[np.ix_(pair, pair)], four[:, pair].T).T
-                costs[number] = np.einsum("op,op->o", solved, four[:, pair])
-                pulls[number][:, pair] = solved
+            costs, pulls = _by_pair(inverse, four)
             best = costs.argmin(axis=0)
             pull = pulls[best, np.arange(len(weight))] @ block.T  # in the factor's rows
             gone = _PAIRS[best]
@@ -85,6 +80,21 @@ def _compensated(weight: np.ndarray, h: np.ndarray) -> tuple[np.ndarray, np.ndar
             work[:, here] *= kept[:, here]
         work[:, stop:] -= moves @ factor[start:stop, stop:]
     return kept, work
+
+
+def _by_pair(system: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each pair of a four, x with system · x = right [O, 4] on that pair alone, and the worth right · x.
+
+    Returns:
+        Worths [pairs, O]; solutions [pairs, O, 4], zero beside the pair.
+    """
+    worths = np.empty((len(_PAIRS), len(right)))
+    found = np.zeros((len(_PAIRS), len(right), OF))
+    for number, pair in enumerate(_PAIRS):
+        solved = np.linalg.solve(system[np.ix_(pair, pair)], right[:, pair].T).T
+        worths[number] = np.einsum("op,op->o", solved, right[:, pair])
+        found[number][:, pair] = solved
+    return worths, found
 
 
 def _descended(weight: np.ndarray, found: np.ndarray, kept: np.ndarray, h: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -99,12 +109,7 @@ def _descended(weight: np.ndarray, found: np.ndarray, kept: np.ndarray, h: np.nd
             block = h[here, here]
             # With this four at zero the error falls by q·w − w·H·w/2, w its weights.
             pull = gradient[:, here] + found[:, here] @ block
-            gains = np.empty((len(_PAIRS), len(weight)))
-            forms = np.zeros((len(_PAIRS), len(weight), OF))
-            for number, pair in enumerate(_PAIRS):
-                solved = np.linalg.solve(block[np.ix_(pair, pair)], pull[:, pair].T).T
-                gains[number] = np.einsum("op,op->o", solved, pull[:, pair])
-                forms[number][:, pair] = solved
+            gains, forms = _by_pair(block, pull)
             best = gains.argmax(axis=0)
             move = forms[best, np.arange(len(weight))] - found[:, here]
             found[:, here] += move

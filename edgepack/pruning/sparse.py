@@ -17,8 +17,9 @@ import onnx_ir as ir
 from edgepack.data.samples import Samples
 from edgepack.errors import PruningError
 from edgepack.model import Model, constant
+from edgepack.passes.round_weights import damp
 from edgepack.pruning.distance import distance
-from edgepack.pruning.fit import Moments, Solution, damped, refit
+from edgepack.pruning.fit import Moments, Solution, refit
 from edgepack.pruning.groups import WEIGHTED
 from edgepack.pruning.layers import LARGEST_FIT, Layer, can_be_fitted
 from edgepack.pruning.observed import observed_shapes
@@ -211,7 +212,7 @@ class _Solver:
 
     def _sparse(self, known: Layer, moments: Moments, same: bool, damping: float) -> Solution:
         columns = order(self.nodes[known.name])
-        h = damped(moments.second(centred=known.biased), damping)[0][np.ix_(columns, columns)]
+        h = damp(moments.second(centred=known.biased), damping)[0][np.ix_(columns, columns)]
         # What the weights would be if all were kept: the input is no longer the original's.
         moved = not same and self.method != "compensated"
         dense = refit(moments, known.prior, damping, biased=known.biased).weight if moved else known.prior
