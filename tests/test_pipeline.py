@@ -14,7 +14,8 @@ from onnx import helper
 
 import edgepack
 from edgepack import demo, device
-from edgepack.building import pipeline
+from edgepack.building import choice, pipeline
+from edgepack.building.candidate import Candidate
 from edgepack.building.cleaning import cleaned
 from edgepack.building.plan import plan
 from edgepack.bundles import bundle
@@ -320,7 +321,7 @@ def test_auto_times_int8_beside_cleaned_up_float(
     """On a net this small either may win; int8 is held to be good here so that it comes to that."""
     if target == "openvino":
         pytest.importorskip("openvino")
-    monkeypatch.setattr(pipeline, "try_int8", lambda decision, candidate, pruned: ("int8 is good", True))
+    monkeypatch.setattr(choice, "try_int8", lambda decision, candidate, pruned: ("int8 is good", True))
     built = edgepack.build(
         convnet_files / "model.onnx", tmp_path / "out", data=convnet_files / "calib.npz", target=target, **FAST
     )
@@ -334,8 +335,8 @@ def verdict(
     decision = plan(
         device.find(board), target="onnxruntime", precision="auto", has_data=True, is_quantized=False, threads=1
     )
-    candidate = pipeline.Candidate(precision="int8", quality=quality, latency=latency, check={}, notes=[])
-    return pipeline.try_int8(decision, candidate, pruned)
+    candidate = Candidate(precision="int8", quality=quality, latency=latency, check={}, notes=[])
+    return choice.try_int8(decision, candidate, pruned)
 
 
 GOOD = Quality(

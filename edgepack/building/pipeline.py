@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -16,14 +15,11 @@ from edgepack.building.candidate import (
     Candidate,
     Ingredients,
     Progress,
-    empty,
-    make,
-    make_tidy,
     settled,
-    speed_words,
 )
+from edgepack.building.choice import choose
 from edgepack.building.cleaning import cleaned, refuse_undefined, shaped, shaped_as
-from edgepack.building.plan import AS_IS, Plan, plan
+from edgepack.building.plan import AS_IS, plan
 from edgepack.building.pruned import PATTERN, kept_or_whole, pruned, refuse_pattern, refuse_unprunable
 from edgepack.bundles import bundle, golden
 from edgepack.bundles.border import border
@@ -34,22 +30,16 @@ from edgepack.data.audit import audit, refuse_overlap
 from edgepack.data.labels import read_classes
 from edgepack.data.samples import Samples
 from edgepack.data.split import split
-from edgepack.errors import DataNeeded, LabelsError, UnsupportedOperator, UsageError
+from edgepack.errors import DataNeeded, LabelsError, UsageError
 from edgepack.metrics.judge import judge_for, metric_for
 from edgepack.metrics.merit import Quality
 from edgepack.model import Model
 from edgepack.passes import Step, told
 from edgepack.promise.keep import Promised, keep_promise, refuse_unmeasurable
-from edgepack.promise.search import FASTER
-from edgepack.promise.trials import Form, Trials, refuse_foreign, resumable
+from edgepack.promise.trials import refuse_foreign, resumable
 from edgepack.pruning.budget import budget
 from edgepack.quantization.eight_bits import eight_bits
 from edgepack.reference import Session
-
-# What int8 may cost where it was not asked for: points of the metric, else percent of equal answers, else decibels.
-LARGEST_DROP = 1.0
-SMALLEST_AGREEMENT = 95.0
-SMALLEST_SQNR_DB = 15.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -260,7 +250,7 @@ def build(
     with bundle.atomic_folder(output) as folder:
         if max_drop is None:
             tidy = untidy if given is whole else given.clean
-            chosen, reason, tried = _choose(given, tidy, folder, seconds, progress)
+            chosen, reason, tried = choose(given, tidy, folder, seconds, progress)
         else:
             search_judge = judge_for(session, searched, asked, references[0], keep=True)
             assert search_judge is not None and searched is not None
@@ -354,74 +344,6 @@ def _audit(
                 "one class a line, in order",
             )
     return warnings
-
-
-def _choose(
-    given: Ingredients, uncleaned: Model, folder: Path, seconds: float, progress: Progress
-) -> tuple[Candidate, str, list[str]]:
-    """Make the planned candidate in `folder`; where int8 is on trial and fails, float takes its place."""
-    decision = given.plan
-    if not decision.on_trial:
-        return make_tidy(given, decision.precision, uncleaned, folder, seconds, progress), decision.reason, []
-    notes: list[str] = []
-    try:
-        candidate = make(given, decision.precision, folder, seconds, progress)
-    except UnsupportedOperator as error:
-        reason = error.message
-    else:
-        # int8 answers for what it does, not for what pruning did before it.
-        pruned = given.judge.judge(Session(given.clean).run) if given.pruning and given.judge else None
-        reason, passed = try_int8(decision, candidate, pruned)
-        if passed and decision.measurable_here:
-            reason, passed = _beside_clean_float(given, folder, reason, progress)
-        if passed:
-            return candidate, reason, []
-        notes = candidate.notes
-    empty(folder)
-    return make_tidy(given, "fp32", uncleaned, folder, seconds, progress), reason, notes
-
-
-def _beside_clean_float(given: Ingredients, folder: Path, reason: str, progress: Progress) -> tuple[str, bool]:
-    """Whether int8 is faster than float after clean-up too, which may itself be faster than the original."""
-    with tempfile.TemporaryDirectory() as scratch:
-        trials = Trials(given=given, judge_=given.judge, scratch=Path(scratch), seconds=1.0, progress=progress)
-        forms: list[Form] = [("int8", frozenset()), ("fp32", frozenset())]
-        trials.files[forms[0]] = folder / bundle.read_manifest(folder)["model"]["file"]
-        measured = trials.time(forms)
-    if measured is None or measured[0] * FASTER < measured[1]:
-        return reason, True
-    return f"float, cleaned up, is faster here than int8: {measured[1]:.3g} against {measured[0]:.3g} ms", False
-
-
-def try_int8(decision: Plan, candidate: Candidate, pruned: Quality | None = None) -> tuple[str, bool]:
-    """Whether int8 is good and fast enough to be chosen unasked, and the reason in words.
-
-    Args:
-        pruned: how the pruned model answers in float, where int8 is of that and not of the original.
-    """
-    quality = candidate.quality
-    beside = "" if pruned is None else " more than pruning alone"
-    if quality is not None and quality.drop is not None:
-        drop = quality.drop - ((pruned.drop if pruned is not None else None) or 0.0)
-        if drop > LARGEST_DROP:
-            return f"int8 loses {drop:.2f} points of {quality.metric}{beside}, the most is {LARGEST_DROP:g}", False
-    elif quality is not None and quality.agreement is not None:
-        lost = 100.0 - ((pruned.agreement if pruned is not None else None) or 100.0)
-        if quality.agreement + lost < SMALLEST_AGREEMENT:
-            words = f"int8 agrees with the original on only {quality.agreement:.1f} % of the samples"
-            return words + (f", without it {100 - lost:.1f}" if pruned is not None else ""), False
-    elif quality is not None and quality.sqnr_db is not None:
-        least = min(SMALLEST_SQNR_DB, pruned.sqnr_db - 3) if pruned and pruned.sqnr_db else SMALLEST_SQNR_DB
-        if quality.sqnr_db < least:
-            return f"int8 is only {quality.sqnr_db:.1f} dB from the original", False
-    ratio = candidate.latency.get("ratio")
-    if decision.measurable_here and ratio is not None:
-        if ratio["low"] > 1.0:
-            return f"int8 is {speed_words(ratio)}", True
-        return f"int8 is no faster: {speed_words(ratio)}", False
-    if decision.device.int8_gain == "expected":
-        return decision.reason, True
-    return f"{decision.reason}, and that cannot be measured here; --precision int8 builds it all the same", False
 
 
 def _with_eight_bits(given: Ingredients, chosen: Candidate, progress: Progress) -> str:
