@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxsim
+from each_share import answer
 from onnx import shape_inference
 
 
@@ -41,32 +41,27 @@ def main() -> None:
     whole, _ = onnxsim.simplify(onnx.load(asked["model"]))
     with np.load(asked["calibration"]) as arrays:
         data = [{k: arrays[k][i : i + 1].astype(np.float32) for k in arrays.files if k != "y"} for i in range(32)]
-    answers = []
-    for name in asked["importances"]:
-        for share in asked["shares"]:
-            start, file = time.perf_counter(), Path(asked["output"]) / f"onnxsim-{name}-{share}.onnx"
-            try:
-                low, high, best = 0.0, 0.95, None
-                for _ in range(8):
-                    middle = (low + high) / 2
-                    found = (
-                        onnxsim.apply_structured_pruning(whole, sparsity=middle)
-                        if name == "l2"
-                        else onnxsim.apply_structured_wanda_pruning(whole, calibration_data=data, sparsity=middle)
-                    )
-                    if macs(found) <= share * macs(whole):
-                        best, high = found, middle
-                    else:
-                        low = middle
-                if best is None:
-                    raise RuntimeError("it does not get so small")
-                onnx.checker.check_model(best)
-                onnx.save(best, file)
-                told = {"file": str(file), "seconds": time.perf_counter() - start}
-            except Exception as failure:
-                told = {"skipped": f"{type(failure).__name__}: {str(failure)[:200]}"}
-            answers.append({"method": f"onnxsim {name}", "share": share, **told})
-    Path(asked["answer"]).write_text(json.dumps(answers))
+
+    def smaller(name: str, sparsity: float) -> onnx.ModelProto:
+        if name == "l2":
+            return onnxsim.apply_structured_pruning(whole, sparsity=sparsity)
+        return onnxsim.apply_structured_wanda_pruning(whole, calibration_data=data, sparsity=sparsity)
+
+    def write(name: str, share: float, file: Path) -> None:
+        low, high, best = 0.0, 0.95, None
+        for _ in range(8):
+            middle = (low + high) / 2
+            found = smaller(name, middle)
+            if macs(found) <= share * macs(whole):
+                best, high = found, middle
+            else:
+                low = middle
+        if best is None:
+            raise RuntimeError("it does not get so small")
+        onnx.checker.check_model(best)
+        onnx.save(best, file)
+
+    answer(asked, "onnxsim", write)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 import types
 import warnings
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 import onnx
 import torch
 import torch_pruning
+from each_share import answer
 
 # onnx2torch wants torchvision for two operators that are not here, and its wheels fit only some of torch's.
 sys.modules["torchvision"], sys.modules["torchvision.ops"] = types.ModuleType("torchvision"), types.ModuleType("ops")
@@ -99,21 +99,15 @@ def main() -> None:
     with np.load(asked["calibration"]) as arrays:
         key = next(name for name in arrays.files if name != "y")
         x = torch.from_numpy(arrays[key][:64].astype(np.float32))
-    answers = []
-    for name in asked["importances"]:
-        for share in asked["shares"]:
-            start, file = time.perf_counter(), Path(asked["output"]) / f"{name}-{share}.onnx"
-            try:
-                model = pruned(asked["model"], name, share, x)
-                torch.onnx.export(
-                    Plain(model), (x[:1],), str(file), input_names=[key], dynamic_axes={key: {0: "N"}}, dynamo=False,
-                    opset_version=17,
-                )  # fmt: skip
-                found = {"file": str(file), "seconds": time.perf_counter() - start}
-            except Exception as failure:
-                found = {"skipped": f"{type(failure).__name__}: {str(failure)[:200]}"}
-            answers.append({"method": f"torch-pruning {name}", "share": share, **found})
-    Path(asked["answer"]).write_text(json.dumps(answers))
+
+    def write(name: str, share: float, file: Path) -> None:
+        model = pruned(asked["model"], name, share, x)
+        torch.onnx.export(
+            Plain(model), (x[:1],), str(file), input_names=[key], dynamic_axes={key: {0: "N"}}, dynamo=False,
+            opset_version=17,
+        )  # fmt: skip
+
+    answer(asked, "torch-pruning", write)
 
 
 if __name__ == "__main__":
