@@ -20,6 +20,8 @@ LARGEST = 2304
 # Columns beyond which a layer is not looked into.
 _MOST = 8192
 _FEWEST_ROWS = 4096
+# Multiplications that second moments of a layer of many columns may take, if there are two rows a column all the same.
+_PRODUCTS = 1.5e12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +46,11 @@ class Consumer:
     @property
     def name(self) -> str:
         return name(self.node.outputs[0])
+
+    @property
+    def approximate(self) -> bool:
+        """Whether moments of its columns stand for those of a larger system."""
+        return self.window < self.taps
 
     @property
     def columns(self) -> int:
@@ -172,6 +179,6 @@ class Watch:
 
 
 def rows_a_sample(columns: int, samples: int) -> int:
-    """Places to look at in each sample so that all of them make several rows a column."""
-    wanted = max(_FEWEST_ROWS, 8 * columns)
+    """Places to look at in each sample so that all of them make a few rows a column."""
+    wanted = max(_FEWEST_ROWS, 8 * columns if columns <= LARGEST else max(2 * columns, int(_PRODUCTS / columns**2)))
     return -(-wanted // max(samples, 1))

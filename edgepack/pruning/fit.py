@@ -1,8 +1,8 @@
 """Least squares on second moments: weights that reproduce a layer's output from what its input has become.
 
 Everything is centred: rows are shifted by the first batch's mean before they are multiplied in float32, and summed in
-float64. The ridge pulls towards weights that are given, not towards zero, so that where there are few rows a layer
-stays as it was.
+float64, or in float32 where there are so many columns that memory counts. The ridge pulls towards weights that are
+given, not towards zero, so that where there are few rows a layer stays as it was.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from edgepack.passes.round_weights import damp
 class Moments:
     """Running moments of rows x [G, K] and, where wanted, of what they should become, y [G, O]."""
 
-    def __init__(self, groups: int, columns: int, outputs: int = 0) -> None:
+    def __init__(self, groups: int, columns: int, outputs: int = 0, dtype: type[np.floating] = np.float64) -> None:
         self.rows = 0
-        self._xx = np.zeros((groups, columns, columns))
+        self._xx = np.zeros((groups, columns, columns), dtype)
         self._xy = np.zeros((groups, columns, outputs))
         self._yy = np.zeros((groups, outputs))
         self._x, self._y = np.zeros((groups, columns)), np.zeros((groups, outputs))
@@ -62,8 +62,10 @@ class Moments:
     @cached_property
     def covariance(self) -> np.ndarray:
         """[G, K, K]."""
-        mean = self._x / self.rows
-        return np.asarray(self._xx / self.rows - mean[:, :, None] * mean[:, None, :])
+        mean = (self._x / self.rows).astype(self._xx.dtype)
+        result = np.asarray(self._xx / self.rows)
+        result -= mean[:, :, None] * mean[:, None, :]
+        return result
 
     @cached_property
     def cross(self) -> np.ndarray:
@@ -77,7 +79,7 @@ class Moments:
 
     def joined(self, other: Moments) -> Moments:
         """Of both sets of rows."""
-        both = Moments(*self._xx.shape[:2], self._xy.shape[2])
+        both = Moments(*self._xx.shape[:2], self._xy.shape[2], dtype=self._xx.dtype.type)
         both.rows = self.rows + other.rows
         shares = [part.rows / both.rows for part in (self, other)]
         means = [(part.mean, part.target_mean) for part in (self, other)]
@@ -85,7 +87,8 @@ class Moments:
         both._shift = x_mean, y_mean
         for part, (x, y) in zip((self, other), means, strict=True):
             dx, dy = x - x_mean, y - y_mean
-            both._xx += part.rows * (part.covariance + dx[:, :, None] * dx[:, None, :])
+            narrow = dx.astype(self._xx.dtype)
+            both._xx += part.rows * (part.covariance + narrow[:, :, None] * narrow[:, None, :])
             both._xy += part.rows * (part.cross + dx[:, :, None] * dy[:, None, :])
             both._yy += part.rows * (part.power + np.square(dy))
         return both
@@ -100,7 +103,7 @@ class Moments:
 
     def error(self, weight: np.ndarray, bias: np.ndarray) -> float:
         """Mean square of weight · x + bias − y, summed over outputs; weight [G, O, K], bias [G, O]."""
-        pulled = weight @ self.covariance - 2 * self.cross.transpose(0, 2, 1)
+        pulled = weight.astype(self._xx.dtype) @ self.covariance - 2 * self.cross.transpose(0, 2, 1)
         spread = np.einsum("gok,gok->", pulled, weight)
         offset = np.einsum("gok,gk->go", weight, self.mean) + bias - self.target_mean
         return float(spread + self.power.sum() + np.square(offset).sum())
@@ -123,8 +126,8 @@ def refit(moments: Moments, prior: np.ndarray, ridge: float, *, biased: bool = T
     weight = prior
     if np.isfinite(ridge):
         second = moments.second(centred=biased)
-        missing = moments.product(centred=biased) - second @ prior.transpose(0, 2, 1)
-        weight = prior + np.linalg.solve(damp(second, ridge), missing).transpose(0, 2, 1)
+        missing = moments.product(centred=biased) - second @ prior.transpose(0, 2, 1).astype(second.dtype)
+        weight = prior + np.linalg.solve(damp(second, ridge), missing.astype(second.dtype)).transpose(0, 2, 1)
     if not biased:
         return Solution(weight=weight, bias=np.zeros(weight.shape[:2]), ridge=ridge)
     bias = moments.target_mean - np.einsum("gok,gk->go", weight, moments.mean)

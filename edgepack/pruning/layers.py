@@ -20,7 +20,7 @@ from edgepack.pruning.surgery import Cut
 from edgepack.pruning.weights import bias_input, bias_of, has_matrix
 from edgepack.quantization.layer import from_matrix, patches, to_matrix
 
-# Columns beyond which a kernel is cut into windows, and beyond which a layer is left as it is.
+# Columns beyond which sums are float32; and beyond which a kernel is cut into windows, any other layer left as it is.
 LARGEST_FIT = 4608
 _MOST = 8192
 # Ridges to choose from; a layer of many columns has fewer.
@@ -63,17 +63,21 @@ def can_be_fitted(node: ir.Node) -> bool:
     return node.op_type in WEIGHTED and len(value.uses()) == 1 and has_matrix(node)
 
 
-def layer(whole: ir.Node, small: ir.Node, what: Cut, samples: int) -> Layer | None:
-    """None where the layer has too many columns."""
+def layer(whole: ir.Node, small: ir.Node, what: Cut, samples: int, settled: bool = False) -> Layer | None:
+    """None where the layer has too many columns.
+
+    Args:
+        settled: it is fitted to the channels that remain, and stays so where those are as they were.
+    """
     if small.op_type == "BatchNormalization":
         return _BatchNorm(whole, small, what, samples)
     weight = constant(small.inputs[1])
     assert weight is not None
     columns = to_matrix(small, weight).shape[2]
     taps = int(np.prod(weight.shape[2:])) if small.op_type == "Conv" else 1
-    if columns > LARGEST_FIT and taps > 1 and small.attributes.get_int("group", 1) == 1:
+    if columns > _MOST and taps > 1 and small.attributes.get_int("group", 1) == 1:
         return _Windows(whole, small, what, samples, taps)
-    return _Matrix(whole, small, what, samples) if columns <= _MOST else None
+    return _Matrix(whole, small, what, samples, settled) if columns <= _MOST else None
 
 
 class _Matrix:
@@ -81,9 +85,10 @@ class _Matrix:
 
     ridges: tuple[float, ...]
 
-    def __init__(self, whole: ir.Node, small: ir.Node, what: Cut, samples: int) -> None:
+    def __init__(self, whole: ir.Node, small: ir.Node, what: Cut, samples: int, settled: bool) -> None:
         self.whole, self.small, self.name = whole, small, name(small.outputs[0])
         axis = len(what.shapes[self.name]) - 1 if small.op_type in ("Gemm", "MatMul") else 1
+        self.what, self.settled = what, settled
         self.outputs = what.of_axis(self.name, axis)
         weight, original = constant(small.inputs[1]), constant(whole.inputs[1])
         assert weight is not None and original is not None
@@ -97,7 +102,7 @@ class _Matrix:
 
     def moments(self) -> Moments:
         groups, outputs, columns = self.prior.shape
-        return Moments(groups, columns, outputs)
+        return Moments(groups, columns, outputs, np.float64 if columns <= LARGEST_FIT else np.float32)
 
     def _patches(self, before: Feed, after: Feed, seed: int) -> tuple[np.ndarray, np.ndarray] | None:
         """What the original's layer and the pruned one's read at the same places."""
@@ -112,7 +117,14 @@ class _Matrix:
         x0, x1 = found
         y = (x0.transpose(1, 0, 2) @ self.original.transpose(0, 2, 1)).transpose(1, 0, 2).reshape(len(x0), -1)
         y = (y + self.bias.astype(np.float32))[:, self.outputs]
-        return x1, y.reshape(len(x1), self.prior.shape[0], -1), x0.shape == x1.shape and np.array_equal(x0, x1)
+        return x1, y.reshape(len(x1), self.prior.shape[0], -1), self._stays(*given)
+
+    def _stays(self, before: np.ndarray, after: np.ndarray) -> bool:
+        """Whether the input, or what remains of it where the layer is fitted already, is the original's."""
+        if self.settled and before.shape != after.shape:
+            axis = before.ndim - 1 if self.small.op_type in ("Gemm", "MatMul") else 1
+            before = np.compress(self.what.of_axis(read(self.whole, 0), axis), before, axis)
+        return before.shape == after.shape and np.array_equal(before, after)
 
     def constants(self, solution: Solution) -> Arrays:
         found = {read(self.small, 1): from_matrix(self.small, solution.weight, self.shape)}
@@ -130,7 +142,7 @@ class _Windows(_Matrix):
     """A convolution of too many columns: its input is fitted, window by window of the kernel, and then its weights."""
 
     def __init__(self, whole: ir.Node, small: ir.Node, what: Cut, samples: int, taps: int) -> None:
-        super().__init__(whole, small, what, samples)
+        super().__init__(whole, small, what, samples, True)
         self.stays = stays = what.of_axis(read(whole, 1), 1)
         self.ridges = (1e-1,)
         self.taps, self.window = taps, window_of(len(stays), taps)

@@ -16,10 +16,10 @@ from edgepack.pruning.distance import distance
 from edgepack.pruning.groups import Dependencies, dependencies
 from edgepack.pruning.importance import NAMES, Level
 from edgepack.pruning.observed import observed_shapes
-from edgepack.pruning.repair import repair
+from edgepack.pruning.repair import Repaired, repair, with_ridges
 from edgepack.pruning.spread import spread
 from edgepack.pruning.surgery import Cut, untangled
-from edgepack.pruning.survey import Survey, small, survey
+from edgepack.pruning.survey import MOST, Survey, small, survey
 from edgepack.reference import Session
 
 Progress = Callable[[str, int, int], None]
@@ -147,20 +147,18 @@ def pruned_to(
     original = _answers(known.model, feeds)
     error_bare = distance(original, _answers(bare, feeds))
     final, error, used = bare, error_bare, 0
+    best: Sequence[Repaired] = ()
     if repaired and chosen:
-        single = small(known.model, known.found, chosen)
-        result = repair(
-            known.model,
-            single,
-            Cut.of(known.found, keep),
-            known.samples,
-            lambda done, total: progress("refitting layers", done, total),
-        )
+        single, what = small(known.model, known.found, chosen), Cut.of(known.found, keep)
+        begun = small(known.model, known.found, chosen, but=known.approximated) if known.approximated else single
+        steps = _steps(known, begun, what, progress)
         # What is best on samples that nothing was fitted to: layer upon layer, only the layers behind, or not at all.
-        for form in (single, result.model):
+        for taken, form in enumerate((single, *(step.model for step in steps))):
             found = distance(original, _answers(form, feeds))
             if found < error:
-                final, error, used = form, found, result.samples
+                final, error, used, best = form, found, known.samples.count, steps[:taken]
+        if best and known.everything.count < MOST:
+            final, used = _on_all(known, begun, what, best, progress), known.everything.count
     size, widths = known.size, known.widths
     return Pruned(
         model=replace(final, source=known.model.source),
@@ -183,6 +181,34 @@ def pruned_to(
             samples=used,
         ),
     )
+
+
+def _steps(known: Survey, begun: Model, what: Cut, progress: Progress) -> list[Repaired]:
+    """The model further and further repaired: layers that the survey only approximates, then all layers.
+
+    Args:
+        begun: with the former as they were. Weights fitted to the samples that ridges are chosen on are no prior.
+    """
+
+    def told(done: int, total: int) -> None:
+        progress("refitting layers", done, total)
+
+    some = known.approximated
+    first = [repair(known.model, begun, what, known.samples, told, only=some)] if some else []
+    done = first[0].ridges.keys() if first else ()
+    begun = first[0].model if first else begun
+    return [*first, repair(known.model, begun, what, known.samples, told, settled=done)]
+
+
+def _on_all(known: Survey, begun: Model, what: Cut, steps: Sequence[Repaired], progress: Progress) -> Model:
+    """The same repair, fitted to the samples that were held aside as well."""
+    for step in steps:
+        begun = repair(
+            known.model, begun, what, known.everything,
+            lambda done, total: progress("refitting layers", done, total),
+            solve=with_ridges(step.ridges), only=step.ridges.keys(),
+        ).model  # fmt: skip
+    return begun
 
 
 def _answers(model: Model, feeds: Sequence[Feed]) -> list[Feed]:

@@ -53,12 +53,14 @@ def repair(
     *,
     solve: Solve = lambda known, fitted, held, same: None if same else refitted(known, fitted, held),
     only: Collection[str] | None = None,
+    settled: Collection[str] = (),
 ) -> Repaired:
     """
     Args:
         whole: the original, of which the pruned model is a cut; nodes are named by their outputs.
         samples: a fifth of them is held aside to choose ridges on.
         only: the layers (by output) that may change; all if not given.
+        settled: layers that are fitted already as long as what is left of their input is what it was.
     """
     small = _with_biases(small, only)
     size = samples.batch()
@@ -73,7 +75,9 @@ def repair(
         and name(node.outputs[0]) in originals
         and can_be_fitted(node)
     ]
-    layers = [layer(originals[name(node.outputs[0])], node, what, count) for node in nodes]
+    layers = [
+        layer(originals[name(node.outputs[0])], node, what, count, name(node.outputs[0]) in settled) for node in nodes
+    ]
     wanted = [one for one in layers if one is not None]
     proto = small.proto()
     streams = [_Stream(one, [known.name for known in wanted], batches) for one in (whole.proto(), proto)]
@@ -113,6 +117,17 @@ def refitted(known: Layer, fitted: Moments, held: Moments) -> Solution:
     if held.rows < 2:
         return refit(fitted, known.prior, known.ridges[-1], biased=known.biased)
     return refit_checked(fitted, held, known.prior, known.ridges, biased=known.biased)
+
+
+def with_ridges(ridges: Mapping[str, float]) -> Solve:
+    """Fits each layer with the ridge that was chosen for it, to the samples held aside as well."""
+    return lambda known, fitted, held, same: (
+        None
+        if same
+        else refit(
+            fitted.joined(held) if held.rows else fitted, known.prior, ridges[known.name], biased=known.biased
+        )
+    )
 
 
 def _with_biases(model: Model, only: Collection[str] | None) -> Model:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -37,7 +37,7 @@ class Survey:
     """Of one model: everything that pruning to any budget needs.
 
     `orders` hold each group's units in the order in which they go, as far as the smallest count allowed; `held` are
-    samples that statistics have not seen.
+    samples that statistics have not seen; `everything` is both.
     """
 
     model: Model
@@ -48,9 +48,15 @@ class Survey:
     orders: tuple[np.ndarray, ...]
     samples: Samples
     held: Samples
+    everything: Samples
 
     def reading(self, group: Group) -> list[Watch]:
         return [self.watches[one] for one in group.consumers if one in self.watches]
+
+    @property
+    def approximated(self) -> frozenset[str]:
+        """Layers whose levels are not the least-squares ones."""
+        return frozenset(one for one, watch in self.watches.items() if watch.consumer.approximate)
 
     @property
     def widths(self) -> np.ndarray:
@@ -110,6 +116,7 @@ def survey(
     return Survey(
         model=model, found=found, size=sizes(model, found), watches=watches, curves=tuple(curves),
         orders=tuple(orders), samples=seen, held=held,
+        everything=subset(samples, places(samples.count, MOST)),
     )  # fmt: skip
 
 
@@ -137,8 +144,14 @@ class _Measured:
         return distance(self.answers, [session.run(feed) for feed in self.feeds])
 
 
-def small(model: Model, found: Dependencies, chosen: Sequence[Level], *, refitted: bool = True) -> Model:
-    """The model without the channels that go, and with the layers behind them as the levels have them."""
+def small(
+    model: Model, found: Dependencies, chosen: Sequence[Level], *, refitted: bool = True, but: Collection[str] = ()
+) -> Model:
+    """The model without the channels that go, and with the layers behind them as the levels have them.
+
+    Args:
+        but: layers (by output) that keep their weights.
+    """
     keep = np.ones(found.units, bool)
     for level in chosen:
         keep[level.gone] = False
@@ -147,7 +160,7 @@ def small(model: Model, found: Dependencies, chosen: Sequence[Level], *, refitte
     changed = model.clone()
     for node in changed.ir.graph:
         output = name(node.outputs[0])
-        moves = [level for level in chosen if output in level.weights]
+        moves = [level for level in chosen if output in level.weights and output not in but]
         if moves:
             weight = constant(node.inputs[1])
             assert weight is not None
