@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,19 +16,23 @@ import edgepack
 from edgepack import demo
 from edgepack.building.pipeline import Build
 from edgepack.bundles import bundle
-from edgepack.data.samples import Samples, read
+from edgepack.data.samples import Feed, Samples, read
 from edgepack.errors import DataNeeded, PruningError, UsageError
 from edgepack.model import Model
 from edgepack.pruning.budget import budget
 from edgepack.pruning.consumers import windows
+from edgepack.pruning.distance import distance
 from edgepack.pruning.fit import Moments, refit, refit_checked
 from edgepack.pruning.importance import by_norm, levels
 from edgepack.pruning.prune import find, prune, pruned_to
+from edgepack.pruning.repair import repair
 from edgepack.pruning.spread import Curve, allowed, spread
-from edgepack.pruning.survey import survey
+from edgepack.pruning.surgery import Cut
+from edgepack.pruning.survey import small, survey
 from edgepack.reference import Session
 from tests import models
 from tests.graphs import graph
+from tests.test_promise import pictures, sensor, write
 
 
 def _rows(count: int, seed: int = 0) -> np.ndarray:
@@ -121,6 +127,36 @@ def test_the_error_of_a_level_is_that_of_least_squares(tmp_path: Path) -> None:
     assert level.error == pytest.approx(np.square(best).sum() / np.square(left).sum(), rel=0.2)
 
 
+def test_a_layer_of_many_columns_is_refitted_as_one_system(tmp_path: Path) -> None:
+    """48 channels by 64 taps: the survey only sees what each output takes from each channel."""
+    nodes = [
+        helper.make_node("Conv", ["x", "a"], ["h"]),
+        helper.make_node("Relu", ["h"], ["r"]),
+        helper.make_node("Conv", ["r", "b"], ["y"]),
+    ]
+    weights = {"a": models.random((48, 1, 8), 1), "b": models.random((6, 48, 64), 2)}
+    proto = models.model(nodes, {"x": ["N", 1, 256]}, {"y": ["N", 6, "T"]}, weights)
+    model, samples = _samples(tmp_path, proto, 60)
+    whole, found = find(model, samples.read(0))
+    known = survey(whole, found, samples)
+    assert known.approximated == {"y"}
+    level = known.level(0, 24)
+    keep = np.ones(found.units, bool)
+    keep[level.gone] = False
+    start = small(whole, found, [level], but=known.approximated)
+    fitted = repair(whole, start, Cut.of(found, keep), known.samples, only=known.approximated)
+    assert np.isfinite(fitted.ridges["y"])
+    feeds = list(known.held.batches(known.held.batch()))
+
+    def answers(one: Model) -> list[Feed]:
+        session = Session(one)
+        return [session.run(feed) for feed in feeds]
+
+    original = answers(whole)
+    surveyed = distance(original, answers(small(whole, found, [level])))
+    assert distance(original, answers(fitted.model)) < 0.9 * surveyed
+
+
 @pytest.mark.parametrize(
     ("width", "places", "counts"),
     [
@@ -154,13 +190,13 @@ def test_a_budget_that_is_none_is_refused(text: str) -> None:
 def test_any_graph_is_pruned_to_its_budget(tmp_path: Path, end: str, kind: str) -> None:
     blocks = ["conv", "residual", "norm", "concat", "excite", "depthwise", "shared", "split"]
     model, samples = _samples(tmp_path, graph(5, blocks, end))
-    small = prune(model, samples, budget(f"{kind}=0.97"))
-    onnx.checker.check_model(small.model.proto())
-    after = small.report.macs_after if kind == "macs" else small.report.parameters_after
-    before = small.report.macs_before if kind == "macs" else small.report.parameters_before
+    less = prune(model, samples, budget(f"{kind}=0.97"))
+    onnx.checker.check_model(less.model.proto())
+    after = less.report.macs_after if kind == "macs" else less.report.parameters_after
+    before = less.report.macs_before if kind == "macs" else less.report.parameters_before
     assert after <= 0.97 * before
-    assert small.report.parameters_after == pytest.approx(small.model.parameters, rel=0.02)
-    assert small.report.error <= small.report.error_unrepaired + 1e-5
+    assert less.report.parameters_after == pytest.approx(less.model.parameters, rel=0.02)
+    assert less.report.error <= less.report.error_unrepaired + 1e-5
 
 
 def test_what_cannot_be_pruned_is_refused_with_the_reason(tmp_path: Path) -> None:
@@ -250,3 +286,51 @@ def test_pruning_needs_samples_and_a_float_model(tmp_path: Path, pruned_demo: Bu
             pruned_demo.bundle / "model" / "model.onnx", tmp_path / "b", data=demo.CALIBRATION,
             preprocess=demo.PREPROCESS, prune="macs=0.7",
         )  # fmt: skip
+
+
+def _build_convnet(folder: Path, out: Path, **flags: Any) -> Build:
+    return edgepack.build(
+        folder / "model.onnx", out, data=folder / "calib.npz", eval=folder / "eval.npz", target="onnxruntime",
+        threads=1, seconds=0.1, **flags,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("ratio", "declined"), [(1.3, True), (0.99, True), (0.97, False)])
+def test_pruning_is_declined_where_it_gains_nothing(
+    convnet_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ratio: float, declined: bool
+) -> None:
+    """The clock is simulated, as which side of the border a small model falls on is chance; all else is real."""
+
+    def timed(models: Sequence[Callable[[Feed], Feed]], feed: Feed, seconds: float) -> list[float]:
+        for model in models:
+            model(feed)
+        return [ratio, 1.0]
+
+    monkeypatch.setattr("edgepack.building.pruned.interleaved", timed)
+    built = _build_convnet(convnet_files, tmp_path / "out", precision="fp32", prune="macs=0.6")
+    assert built.pruning is not None and built.pruning["ratio"] == ratio
+    assert bool(built.pruning["declined"]) is declined
+    manifest = bundle.read_manifest(built.bundle)
+    assert (manifest["pruning"] is None) is declined
+    original = Model.from_proto(onnx.load(convnet_files / "model.onnx"))
+    made = Model.from_proto(onnx.load(built.bundle / "model" / "model.onnx"))
+    if declined:
+        assert f"{ratio:.2f} times as long" in built.pruning["declined"]
+        assert made.parameters >= 0.99 * original.parameters
+    else:
+        assert made.parameters < 0.9 * original.parameters
+
+
+def test_a_pruned_model_that_misses_the_promise_is_built_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random weights have no channels to spare. The clock says that the pruned model is faster, or it would be
+    declined for that."""
+    source = tmp_path / "source"
+    source.mkdir()
+    write(source, sensor(), pictures(200, 2), pictures(64, 1))
+    monkeypatch.setattr("edgepack.building.pruned.interleaved", lambda models, feed, seconds: [0.5, 1.0])
+    built = _build_convnet(source, tmp_path / "out", precision="fp32", prune="macs=0.45", max_drop=1)
+    assert built.pruning is not None and built.promise is not None
+    assert "pruned, it lost" in built.pruning["declined"]
+    assert built.promise["kept"] and built.promise["drop"] == 0
+    assert bundle.read_manifest(built.bundle)["pruning"] is None
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "out.tar.gz", "source"]

@@ -79,7 +79,8 @@ class Moments:
 
     def joined(self, other: Moments) -> Moments:
         """Of both sets of rows."""
-        both = Moments(*self._xx.shape[:2], self._xy.shape[2], dtype=self._xx.dtype.type)
+        groups, columns, outputs = self._xy.shape
+        both = Moments(groups, columns, outputs, self._xx.dtype.type)
         both.rows = self.rows + other.rows
         shares = [part.rows / both.rows for part in (self, other)]
         means = [(part.mean, part.target_mean) for part in (self, other)]
