@@ -124,9 +124,7 @@ def with_ridges(ridges: Mapping[str, float]) -> Solve:
     return lambda known, fitted, held, same: (
         None
         if same
-        else refit(
-            fitted.joined(held) if held.rows else fitted, known.prior, ridges[known.name], biased=known.biased
-        )
+        else refit(fitted.joined(held) if held.rows else fitted, known.prior, ridges[known.name], biased=known.biased)
     )
 
 
