@@ -334,3 +334,18 @@ def test_a_pruned_model_that_misses_the_promise_is_built_whole(tmp_path: Path, m
     assert built.promise["kept"] and built.promise["drop"] == 0
     assert bundle.read_manifest(built.bundle)["pruning"] is None
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "out.tar.gz", "source"]
+
+
+def test_the_precision_that_is_built_decides_whether_pruning_pays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """int8 is planned and refused for what it loses. The clock says that pruning pays in int8, and not in float."""
+    source = tmp_path / "source"
+    source.mkdir()
+    write(source, sensor(), pictures(200, 2), pictures(64, 1))
+    ratios = [0.5, 1.2]
+    monkeypatch.setattr("edgepack.building.pruned.interleaved", lambda models, feed, seconds: [ratios.pop(0), 1.0])
+    built = _build_convnet(source, tmp_path / "out", prune="macs=0.8")
+    assert built.precision == "fp32" and built.pruning is not None
+    assert "1.20 times as long here in fp32" in built.pruning["declined"] and built.pruning["ratio"] == 1.2
+    assert bundle.read_manifest(built.bundle)["pruning"] is None

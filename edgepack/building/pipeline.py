@@ -20,7 +20,7 @@ from edgepack.building.candidate import (
 from edgepack.building.choice import choose
 from edgepack.building.cleaning import cleaned, refuse_undefined, shaped, shaped_as
 from edgepack.building.plan import AS_IS, plan
-from edgepack.building.pruned import PATTERN, kept_or_whole, pruned, refuse_pattern, refuse_unprunable
+from edgepack.building.pruned import PATTERN, faster_or_whole, kept_or_whole, pruned, refuse_pattern, refuse_unprunable
 from edgepack.bundles import bundle, golden
 from edgepack.bundles.border import border
 from edgepack.data import preprocess as preprocessing
@@ -249,8 +249,16 @@ def build(
         given, pruning = pruned(whole, wanted, prune_importance, progress)
     with bundle.atomic_folder(output) as folder:
         if max_drop is None:
-            tidy = untidy if given is whole else given.clean
-            chosen, reason, tried = choose(given, tidy, folder, seconds, progress)
+
+            def chosen_of(form: Ingredients, place: Path) -> tuple[Candidate, str, list[str]]:
+                return choose(form, untidy if form is whole else form.clean, place, seconds, progress)
+
+            if given is whole or pruning is None:
+                chosen, reason, tried = chosen_of(given, folder)
+            else:
+                chosen, reason, tried, given, pruning = faster_or_whole(
+                    given, whole, pruning, folder, chosen_of, progress
+                )
         else:
             search_judge = judge_for(session, searched, asked, references[0], keep=True)
             assert search_judge is not None and searched is not None

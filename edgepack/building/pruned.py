@@ -33,6 +33,8 @@ _SECONDS = 1.0
 _TIMED = Steps(equalize=False, smooth=False, swish=False, rounding=False, bias=False)
 # Builds and judges what the ingredients make, in a folder.
 Make = Callable[[Ingredients, Path], tuple[Candidate, dict[str, Any]]]
+# The same, with the reason for its precision and notes of what was tried.
+Choose = Callable[[Ingredients, Path], tuple[Candidate, str, list[str]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +135,22 @@ def _loaded(given: Ingredients, model: Model, folder: Path) -> Callable[[Feed], 
     fitted = fit_format(form, plan.reads, " ".join(plan.target.REQUIREMENTS)).model
     file = plan.target.lower(given.border.floats(fitted), folder)
     return runner(plan.target_name).load(str(folder / file), min(plan.threads, available_cores()))
+
+
+def faster_or_whole(
+    given: Ingredients, whole: Ingredients, told: Pruning, folder: Path, choose: Choose, progress: Progress
+) -> tuple[Candidate, str, list[str], Ingredients, Pruning]:
+    """The pruned model, unless another precision than planned came out of it, in which it is no faster."""
+    candidate, reason, tried = choose(given, folder)
+    if told.ratio is None or candidate.precision == given.plan.precision:
+        return candidate, reason, tried, given, told
+    timed = replace(given, plan=replace(given.plan, precision=candidate.precision))
+    ratio = latency_ratio(timed, given.clean, whole.clean, progress)
+    if ratio * FASTER <= 1:
+        return candidate, reason, tried, given, replace(told, ratio=ratio)
+    empty(folder)
+    why = f"pruning declined: the pruned model takes {ratio:.2f} times as long here in {candidate.precision}"
+    return *choose(whole, folder), whole, replace(told, ratio=ratio, declined=why)
 
 
 def kept_or_whole(
