@@ -117,7 +117,8 @@ class _Matrix:
         x0, x1 = found
         y = (x0.transpose(1, 0, 2) @ self.original.transpose(0, 2, 1)).transpose(1, 0, 2).reshape(len(x0), -1)
         y = (y + self.bias.astype(np.float32))[:, self.outputs]
-        return x1, y.reshape(len(x1), self.prior.shape[0], -1), self._stays(*given)
+        stays = self._stays(before[read(self.whole, 0)], after[read(self.small, 0)])
+        return x1, y.reshape(len(x1), self.prior.shape[0], -1), stays
 
     def _stays(self, before: np.ndarray, after: np.ndarray) -> bool:
         """Whether the input, or what remains of it where the layer is fitted already, is the original's."""
