@@ -6,12 +6,13 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import onnx
 
 from edgepack.data.samples import Feed
-from edgepack.device import detect
+from edgepack.device import available_cores, detect
 from edgepack.errors import CleanupError, SamplesError, UnsupportedOperator, needs
 from edgepack.model import LARGEST_MESSAGE, Model
 
@@ -71,6 +72,20 @@ class Session:
             raise SamplesError(
                 f"the model cannot run on {shapes}: {_reason(error)}", "`edgepack inspect` shows what it takes"
             ) from error
+
+
+def side_by_side(feeds: int) -> int:
+    """How many of so many feeds are run at a time, a thread each; 1 where threads within a run gain more."""
+    cores = available_cores()
+    return cores if feeds >= 2 * cores else 1
+
+
+def answers_to(feeds: Sequence[Feed], model: Model | onnx.ModelProto) -> list[Feed]:
+    """What a model answers to each of the feeds."""
+    workers = side_by_side(len(feeds))
+    session = Session(model, threads=1 if workers > 1 else 0)
+    with ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(session.run, feeds))
 
 
 @contextlib.contextmanager

@@ -111,15 +111,20 @@ class Stretch:
 
 def stretch(found: Answering, answers: Sequence[Feed], wanted: Sequence[Feed]) -> Stretch:
     """Factor and offsets with which answers are on average those that were wanted, to the same feeds."""
-    got, right = (_by_channel(feeds, found) for feeds in (answers, wanted))
-    mean, aim = got.mean(axis=0), right.mean(axis=0)
-    both, own = float(((right - aim) * (got - mean)).sum()), float(((right - aim) ** 2).sum())
+    pairs = [(_by_channel(got, found), _by_channel(right, found)) for got, right in zip(answers, wanted, strict=True)]
+    rows = sum(len(got) for got, _ in pairs)
+    mean, aim = (sum(one.sum(axis=0, dtype=np.float64) for one in side) / rows for side in zip(*pairs, strict=True))
+    both = own = 0.0
+    for got, right in pairs:
+        off = right - aim  # float64: squares of large answers are taken
+        own += float(np.vdot(off, off))
+        both += float(np.vdot(off, got - mean))
     factor = float(np.clip(own / both, 1 / _LARGEST, _LARGEST)) if both > 0 and np.isfinite(own) else 1.0
     offset = aim - factor * mean
     return Stretch(found=found, factor=factor, offset=np.where(np.isfinite(offset), offset, 0.0))
 
 
-def _by_channel(feeds: Sequence[Feed], found: Answering) -> np.ndarray:
-    """Answers as rows of channels, float64: squares of large ones are taken."""
-    arrays = [np.moveaxis(feed[found.output], found.axis, -1) for feed in feeds]
-    return np.concatenate([array.reshape(-1, array.shape[-1]) for array in arrays]).astype(np.float64)
+def _by_channel(feed: Feed, found: Answering) -> np.ndarray:
+    """Answers as rows of channels."""
+    array = np.moveaxis(feed[found.output], found.axis, -1)
+    return array.reshape(-1, array.shape[-1])

@@ -19,14 +19,13 @@ import onnx
 from onnx import helper, numpy_helper
 
 from edgepack.data.samples import Feed, Samples
-from edgepack.device import available_cores
 from edgepack.model import Model
 from edgepack.passes.correct_answers import answering, stretch
 from edgepack.passes.placement import place
 from edgepack.passes.quantize import Rounded, quantize
 from edgepack.quantization.layer import output_axis
 from edgepack.quantization.pieces import Piece, pieces, separate
-from edgepack.reference import Session
+from edgepack.reference import Session, answers_to, side_by_side
 from edgepack.statistics.stream import MEMORY, few, stream
 from edgepack.target import Scheme
 
@@ -110,14 +109,12 @@ def correct_biases(
     others = [dict(feed) for feed in answered or ()]
     ends = [end for end in answering(model) if end.layer in layers and end.layer not in keep_float]
     if ends and wanted is None:
-        run = Session(model).run
-        wanted = [run(feed) for feed in looked_at]
+        wanted = answers_to(looked_at, model)
     live = looked_at + others
     result = dict(layers)
     pending = sorted(linear)
-    cores = available_cores()
     # Small pieces gain more from samples side by side than from threads within.
-    workers = cores if len(live) >= 2 * cores else 1
+    workers = side_by_side(len(live))
 
     with ThreadPoolExecutor(workers) as pool:
 
@@ -242,7 +239,7 @@ class Layer:
 
     def mean_output(self, sums: Sums) -> np.ndarray:
         """The mean of each output channel over the samples, float64, given the sums of what the layer reads."""
-        session = Session(self.alone)
+        session = Session(self.alone, threads=1)
         total = np.zeros_like(self._bias())
         for summed, rows in sums.values():
             mean = (summed / rows - self.zero_point) * self.scale

@@ -7,7 +7,6 @@ bias correction are written once. G groups, O output channels a group, K weights
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -139,25 +138,37 @@ def patches(node: ir.Node, data: np.ndarray, rows: int, random: np.random.Genera
         return None
     if node.op_type == "ConvTranspose":
         data, window = _as_convolution(data, window, _strides(node, weight.ndim - 2))
-    padded = np.pad(data, ((0, 0), (0, 0), *zip(window.begins, window.ends, strict=True)))
-    spans = tuple((k - 1) * d + 1 for k, d in zip(window.kernel, window.dilations, strict=True))
-    axes = tuple(range(2, padded.ndim))
-    if any(size < span for size, span in zip(padded.shape[2:], spans, strict=True)):
+    places, taps = _places(window, data.shape[2:])
+    if not places.size:
         return None
-    view = np.lib.stride_tricks.sliding_window_view(padded, spans, axis=axes)
-    steps = tuple(slice(None, None, s) for s in window.strides)
-    taps = tuple(slice(None, None, d) for d in window.dilations)
-    everything = slice(None)
-    view = view[(everything, everything, *steps, *taps)]
-    places = view.shape[2 : 2 + len(axes)]
-    total = int(np.prod(places))
-    picks = random.choice(total, rows, replace=False) if total > rows else np.arange(total)
-    index: tuple[Any, ...] = (everything, everything, *np.unravel_index(picks, places))
-    chosen = view[index]  # [N, C, places, taps…]
+    few = len(places[0]) > rows
+    picks = np.sort(random.choice(len(places[0]), rows, replace=False)) if few else slice(None)
+    index = places[:, picks, None] + taps[:, None, :]  # [axis, places, taps]
+    sizes = np.array(data.shape[2:]).reshape(-1, 1, 1)
+    inside = ((index >= 0) & (index < sizes)).all(axis=0)
+    flat = np.ravel_multi_index(tuple(np.clip(index, 0, sizes - 1)), data.shape[2:])
+    chosen = np.take(data.reshape(*data.shape[:2], -1), flat.reshape(-1), axis=2)
+    chosen = chosen.reshape(len(data), groups, -1, *flat.shape)  # [N, G, C, places, taps]
+    if not inside.all():
+        chosen = np.where(inside, chosen, np.float32(0))
     if node.op_type == "ConvTranspose":
-        chosen = np.flip(chosen, axis=tuple(range(3, chosen.ndim)))
-    chosen = chosen.reshape(*chosen.shape[:3], -1).transpose(0, 2, 1, 3)  # [N, places, C, taps]
-    return np.asarray(chosen.reshape(chosen.shape[0] * chosen.shape[1], groups, -1), np.float32)
+        chosen = np.flip(chosen, axis=-1)
+    # Each group lies by itself, since it is multiplied by itself.
+    by_group = np.ascontiguousarray(chosen.transpose(1, 0, 3, 2, 4), np.float32)
+    return by_group.reshape(groups, len(data) * len(flat), -1).transpose(1, 0, 2)
+
+
+def _places(window: Window, sizes: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Where windows begin, and where in them the kernel's weights lie: [axis, places] and [axis, taps], by axis."""
+    spans = [(k - 1) * d + 1 for k, d in zip(window.kernel, window.dilations, strict=True)]
+    reach = [
+        range(-begin, size + end - span + 1, step)
+        for begin, size, end, span, step in zip(window.begins, sizes, window.ends, spans, window.strides, strict=True)
+    ]
+    taps = [np.arange(k) * d for k, d in zip(window.kernel, window.dilations, strict=True)]
+    grids = (np.meshgrid(*axes, indexing="ij") for axes in (reach, taps))
+    starts, offsets = (np.stack([grid.reshape(-1) for grid in grid_of]) for grid_of in grids)
+    return starts.astype(np.intp), offsets.astype(np.intp)
 
 
 def _strides(node: ir.Node, rank: int) -> tuple[int, ...]:

@@ -114,7 +114,7 @@ def prepare(
     seen: dict[str, Extent] = {}
     means = mean_outputs(model, scheme) if steps.bias else []
     observers: list[Extent | Moments | ChannelMean] = [*extents, *moments]
-    for finished in stream(model, observers, samples, memory, progress, briefly=means):
+    for finished in stream(model, observers, samples, memory, progress, briefly=means, lasting=extents, more=held):
         seen.update({observer.tensor: observer for observer in finished if isinstance(observer, Extent)})
         todo = [observer for observer in finished if isinstance(observer, Moments) and observer.followed]
         with threadpool_limits(1, "blas"), ThreadPoolExecutor(min(available_cores(), 4)) as pool:
@@ -124,9 +124,6 @@ def prepare(
                     layers[str(node.outputs[0].name)] = job.result()
         for observer in todo:
             observer.second.clear()
-    if held is not None:
-        for _ in stream(model, list(seen.values()), held, memory):
-            pass
     if not steps.bias:
         layers = {name: replace(rounded, shift=None) for name, rounded in layers.items()}
     unseen = _unseen(model, scheme, {name for name, extent in seen.items() if extent.low > extent.high}, samples)

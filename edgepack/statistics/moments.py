@@ -69,13 +69,14 @@ class Moments:
             self.unit = largest if largest and not 1e-9 < largest < 1e9 else float(largest > 0)
         if self.unit not in (0.0, 1.0):
             found = found / np.float32(self.unit)
-        self.first += found.sum(axis=0, dtype=np.float64)
+        found = found.transpose(1, 0, 2)
+        self.first += (np.ones((1, found.shape[1]), np.float32) @ found)[:, 0]
         for block, total in zip(self.blocks, self.second, strict=True):
             part = found[:, :, block]
-            if part.shape[1] == 1:
-                total[0] += part[:, 0].T @ part[:, 0]
+            if len(part) == 1:
+                total[0] += part[0].T @ part[0]
             else:
-                total += part.transpose(1, 2, 0) @ part.transpose(1, 0, 2)
+                total += part.transpose(0, 2, 1) @ part
 
     @property
     def mean(self) -> np.ndarray:

@@ -54,6 +54,8 @@ def stream(
     progress: Progress | None = None,
     *,
     briefly: Sequence[AnyObserver] = (),
+    lasting: Sequence[AnyObserver] = (),
+    more: Samples | None = None,
 ) -> Iterator[list[AnyObserver]]:
     """Show every tensor that is observed to its observers, sample by sample, in as few runs as `memory` allows.
 
@@ -61,6 +63,7 @@ def stream(
 
     Args:
         briefly: observers that see `few(samples)` only.
+        lasting: those of `observers` that see `more` as well, after the samples.
 
     Yields:
         Observers that have seen all samples, slice by slice; what they keep may be dropped then.
@@ -71,21 +74,25 @@ def stream(
     everyone = [*observers, *briefly]
     names = list(dict.fromkeys(observer.tensor for observer in everyone))
     batch = samples.batch()
-    sizes = _sizes(model, names, next(iter(samples.batches(batch))))
+    sizes = {name: size * batch for name, size in _sizes(model, names, samples.read(0)).items()}
     slices = _slices(everyone, names, sizes, memory)
     heaviest = max((sum(sizes[name] for name in part) for part in slices), default=0)
     if heaviest > memory // 2 and batch > 1:
         batch = max(1, int(batch * (memory // 2) / heaviest))
-    done, total, brief = 0, samples.count * len(slices), few(samples).count
+    brief = few(samples).count
+    done, total = 0, (samples.count + (more.count if more is not None else 0)) * len(slices)
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(available_cores()) as pool:
         for part in slices:
             wanted, passing = ([one for one in kind if one.tensor in part] for kind in (observers, briefly))
             shown = _Shown.of(model, [*wanted, *passing])
-            for start, stop, looking in ((0, brief, [*wanted, *passing]), (brief, samples.count, wanted)):
-                for seen, feed in _feeds(samples, batch, start, stop):
+            stages = [(samples, 0, brief, [*wanted, *passing]), (samples, brief, samples.count, wanted)]
+            if more is not None:
+                stages.append((more, 0, more.count, [one for one in lasting if one.tensor in part]))
+            for given, start, stop, looking in stages:
+                for seen, feed in _feeds(given, batch, start, stop):
                     if looking:
-                        _look(shown.at(feed, looking), looking, pool, f"sample {seen} of {samples.source}")
-                    done += min(batch, min(stop, samples.count) - seen)
+                        _look(shown.at(feed, looking), looking, pool, f"sample {seen} of {given.source}")
+                    done += min(batch, min(stop, given.count) - seen)
                     if progress:
                         progress(done, total)
             yield [*wanted, *passing]
