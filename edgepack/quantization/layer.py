@@ -138,12 +138,20 @@ def patches(node: ir.Node, data: np.ndarray, rows: int, random: np.random.Genera
         return None
     if node.op_type == "ConvTranspose":
         data, window = _as_convolution(data, window, _strides(node, weight.ndim - 2))
-    places, taps = _places(window, data.shape[2:])
-    if not places.size:
+    reach = [
+        range(-begin, size + end - (kernel - 1) * dilation, step)
+        for begin, size, end, kernel, dilation, step in zip(
+            window.begins, data.shape[2:], window.ends, window.kernel, window.dilations, window.strides, strict=True
+        )
+    ]
+    counts = [len(axis) for axis in reach]
+    total = int(np.prod(counts))
+    if not total:
         return None
-    few = len(places[0]) > rows
-    picks = np.sort(random.choice(len(places[0]), rows, replace=False)) if few else slice(None)
-    index = places[:, picks, None] + taps[:, None, :]  # [axis, places, taps]
+    picks = np.sort(random.choice(total, rows, replace=False)) if total > rows else np.arange(total)
+    starts = [axis.start + axis.step * at for axis, at in zip(reach, np.unravel_index(picks, counts), strict=True)]
+    taps = np.indices(window.kernel).reshape(len(counts), -1) * np.array(window.dilations)[:, None]
+    index = np.stack(starts)[:, :, None] + taps[:, None, :]  # [axis, places, taps]
     sizes = np.array(data.shape[2:]).reshape(-1, 1, 1)
     inside = ((index >= 0) & (index < sizes)).all(axis=0)
     flat = np.ravel_multi_index(tuple(np.clip(index, 0, sizes - 1)), data.shape[2:])
@@ -156,19 +164,6 @@ def patches(node: ir.Node, data: np.ndarray, rows: int, random: np.random.Genera
     # Each group lies by itself, since it is multiplied by itself.
     by_group = np.ascontiguousarray(chosen.transpose(1, 0, 3, 2, 4), np.float32)
     return by_group.reshape(groups, len(data) * len(flat), -1).transpose(1, 0, 2)
-
-
-def _places(window: Window, sizes: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Where windows begin, and where in them the kernel's weights lie: [axis, places] and [axis, taps], by axis."""
-    spans = [(k - 1) * d + 1 for k, d in zip(window.kernel, window.dilations, strict=True)]
-    reach = [
-        range(-begin, size + end - span + 1, step)
-        for begin, size, end, span, step in zip(window.begins, sizes, window.ends, spans, window.strides, strict=True)
-    ]
-    taps = [np.arange(k) * d for k, d in zip(window.kernel, window.dilations, strict=True)]
-    grids = (np.meshgrid(*axes, indexing="ij") for axes in (reach, taps))
-    starts, offsets = (np.stack([grid.reshape(-1) for grid in grid_of]) for grid_of in grids)
-    return starts.astype(np.intp), offsets.astype(np.intp)
 
 
 def _strides(node: ir.Node, rank: int) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ net; in a deep one with sharp answers each choice is worth decibels either way. 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from edgepack.data.samples import Feed, Samples, spread, subset
@@ -103,8 +104,8 @@ def settle(
     forms: dict[str, Settled] = {}
     figures: dict[str, float] = {}
 
-    def attempt(ranges: str, sequential: bool) -> float:
-        name = _name(ranges, sequential)
+    def attempt(form: tuple[str, bool]) -> tuple[Settled, float]:
+        ranges, sequential = form
         chosen = choose_ranges(ready.extents, placement.tensors, ranges, placement.limits)
         if sequential:
             made = correct_biases(
@@ -122,8 +123,8 @@ def settle(
         else:
             layers = ready.layers
             answers = answers_to(feeds, quantize(answering, scheme, chosen, layers, ready.unseen).model)
-        forms[name] = Settled(
-            name=name,
+        settled = Settled(
+            name=f"ranges by {ranges}, biases corrected {'layer upon layer' if sequential else 'at once'}",
             ready=replace(ready, ranges=chosen),
             scheme=scheme,
             samples=samples,
@@ -132,20 +133,19 @@ def settle(
             corrected=layers,
             sqnr_db=figures,
         )
-        figures[name] = typically_apart(answers, references)
-        if progress:
-            progress(len(forms), len(RANGES) + _TRIED)
-        return figures[name]
+        return settled, typically_apart(answers, references)
 
-    at_once = {ranges: attempt(ranges, False) for ranges in RANGES}
-    worth = sorted(RANGES, key=lambda ranges: at_once[ranges], reverse=True)[:_TRIED]
-    for ranges in worth:
-        attempt(ranges, True)
-    names = [_name(ranges, sequential) for sequential in (True, False) for ranges in RANGES]
-    first = next(name for name in names if name in forms)
+    def attempts(tried: Sequence[str], sequential: bool) -> None:
+        # Two side by side: what one does in Python leaves a core to the other.
+        with ThreadPoolExecutor(2) as pool:
+            for form, figure in pool.map(attempt, [(ranges, sequential) for ranges in tried]):
+                forms[form.name], figures[form.name] = form, figure
+                if progress:
+                    progress(len(forms), len(RANGES) + _TRIED)
+
+    attempts(RANGES, False)
+    by_figure = sorted(zip(figures.values(), range(len(RANGES)), strict=True), key=lambda pair: -pair[0])
+    attempts([RANGES[place] for place in sorted(place for _, place in by_figure[:_TRIED])], True)
+    first = next(name for name in forms if forms[name].sequential)
     best = max(figures, key=lambda name: figures[name])
     return forms[best if figures[best] > figures[first] + _CLEARLY else first]
-
-
-def _name(ranges: str, sequential: bool) -> str:
-    return f"ranges by {ranges}, biases corrected {'layer upon layer' if sequential else 'at once'}"
