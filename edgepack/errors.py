@@ -223,6 +223,8 @@ class Interrupted(EdgepackError):
 PROMISE_MISSED = 3
 # Nor this: the results are compared, and a condition of `--fail-if` holds.
 GATE_FAILED = 4
+# Nor this: `inspect` has looked, and names what the runtime of the board would refuse.
+LINT_FAILED = 5
 INTERNAL_ERROR = 70
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}

@@ -13,6 +13,7 @@ from edgepack.building.plan import default_target
 from edgepack.bundles import bundle
 from edgepack.cost import Cost, cost_of
 from edgepack.errors import EdgepackError, ShapeNeeded
+from edgepack.lint import ERROR, Finding, worst_first
 from edgepack.metrics.merit import harness
 from edgepack.model import Model
 from edgepack.passes.fix_shapes import fix_shapes
@@ -22,7 +23,10 @@ from edgepack.passes.raise_opset import RAISE_BELOW, raise_opset
 
 @dataclass(frozen=True, kw_only=True)
 class Inspection:
-    """What `inspect` found. `obstacles` are (what, advice); `cost` is None where open dimensions hide it."""
+    """What `inspect` found. `obstacles` are (what, advice); `cost` is None where open dimensions hide it.
+
+    `findings` are offences against the rules of a runtime on `device`, the worst first; `linted` names those runtimes.
+    """
 
     path: str
     inputs: list[dict[str, Any]]
@@ -37,6 +41,13 @@ class Inspection:
     int8_share: float | None
     obstacles: list[tuple[str, str]]
     device: str | None = None
+    linted: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether a runtime of the device would refuse the file, or answer otherwise than it says."""
+        return any(finding.severity == ERROR for finding in self.findings)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -80,6 +91,7 @@ def inspect(
     shaped = fix_shapes(model, input_shape or {}).model
     board = devices.find(device) if device is not None else None
     name = target_name if target_name != "auto" else default_target(board) if board else "onnxruntime"
+    linted, findings = _lint(shaped, board, target_name)
     obstacles, share = _obstacles(shaped, target.load(name))
     if board is not None and name not in board.targets:
         obstacles.insert(0, (f"{board.name} does not run {name}", f"it runs {', '.join(board.targets)}"))
@@ -99,7 +111,19 @@ def inspect(
         int8_share=share,
         obstacles=obstacles,
         device=device,
+        linted=linted,
+        findings=findings,
     )
+
+
+def _lint(model: Model, board: devices.Device | None, target_name: str) -> tuple[tuple[str, ...], tuple[Finding, ...]]:
+    """The runtimes of the board that have rules, or the one asked for, and what their rules say of the file."""
+    if board is None:
+        return (), ()
+    names = board.targets if target_name == "auto" else (target_name,)
+    modules = {name: module for name in names if (module := target.rules(name)) is not None}
+    found = [finding for module in modules.values() for finding in module.lint(model, board)]
+    return tuple(modules), tuple(worst_first(found))
 
 
 def _cost(model: Model) -> Cost | None:

@@ -15,7 +15,9 @@ from packaging.requirements import Requirement
 
 from edgepack import _root
 from edgepack.data.samples import Feed
+from edgepack.device import Device
 from edgepack.errors import UnknownTarget
+from edgepack.lint import Finding
 from edgepack.model import Model
 
 # Metadata of a model with compressed weights: how many activations share a scale where the runtime quantizes them
@@ -149,6 +151,19 @@ class RunnerModule(Protocol):
     def load(self, path: str, threads: int) -> Callable[[Feed], Feed]: ...
 
     def versions(self) -> dict[str, str]: ...
+
+
+class RulesModule(Protocol):
+    """A package targets/<name>/rules: what the runtime asks of a graph, for `inspect`."""
+
+    def lint(self, model: Model, device: Device) -> list[Finding]:
+        """Every offence of the model against the rules of the device's runtime."""
+
+
+def rules(name: str) -> RulesModule | None:
+    """The rules of the target called `name`; None where it has none."""
+    path = _root.TARGETS / name / "rules" / "__init__.py"
+    return cast(RulesModule, _root.load(f"edgepack.targets.{name}.rules", path)) if path.is_file() else None
 
 
 def runner(name: str) -> RunnerModule:

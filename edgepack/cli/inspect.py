@@ -9,10 +9,11 @@ import typer
 
 from edgepack.cli.options import Json, Shapes, boards, presets, shapes, targets
 from edgepack.cli.show import progress_bar, render, show
-from edgepack.errors import UsageError
+from edgepack.errors import LINT_FAILED, UsageError
 
 INSPECT_EXAMPLES = (
-    "Examples:\n\nedgepack inspect model.onnx --device rpi5\n\nedgepack inspect out\n\n"
+    "Examples:\n\nedgepack inspect model.onnx --device rpi5\n\nedgepack inspect quantized.onnx --device orin-nano\n\n"
+    "edgepack inspect out\n\n"
     "edgepack inspect model.onnx --layers --data calib.npz"
 )
 
@@ -33,7 +34,11 @@ def inspect(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """What a model or a bundle is, what would stop it on a device, and which layer int8 hurts."""
+    """What a model or a bundle is, what would stop it on a device, and which layer int8 hurts.
+
+    For a board whose runtime has rules (TensorRT), a quantized model's offences are named; it ends with 5 if the
+    runtime would refuse it.
+    """
     from edgepack.inspection import BundleInspection
     from edgepack.inspection import inspect as run
 
@@ -60,3 +65,5 @@ def inspect(
         show(found.to_json(), as_json, lambda: render().bundle_inspection(found))
     else:
         show(found.to_json(), as_json, lambda: render().inspection(found))
+        if found.is_refused:
+            raise typer.Exit(LINT_FAILED)

@@ -15,6 +15,7 @@ from edgepack.device import Device
 from edgepack.inspection import BundleInspection, Inspection
 from edgepack.metrics.merit import Quality
 from edgepack.quantization.diagnosis import Diagnosis
+from edgepack.render.lint import findings
 from edgepack.render.pruning import pruning_lines
 
 
@@ -156,6 +157,8 @@ def inspection(found: Inspection) -> RenderableType:
         lines.append(Text.assemble(("! ", "yellow"), what, (f" — {advice}" if advice else "", "dim")))
     if not found.obstacles:
         lines.append(Text("nothing in the way", style="green"))
+    if found.linted:
+        lines += findings(found.findings, found.linted, found.device or "")
     return Group(*lines)
 
 
