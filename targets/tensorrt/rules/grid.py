@@ -14,6 +14,7 @@ from edgepack.lint.qdq import (
     is_constant,
     is_quantize,
     operand,
+    pairs,
     per_channel,
     quantized_type,
     rounded,
@@ -52,7 +53,7 @@ def unsigned(model: Model, device: Device) -> Iterator[Place]:
 
 def zero_point_missing(model: Model, device: Device) -> Iterator[Place]:
     if older_than(device, "10.0"):
-        for node in roundings(model):
+        for node in pairs(model):
             if operand(node, 2) is None:
                 yield at(node, rounded(node), "no zero point")
 

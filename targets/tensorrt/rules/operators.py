@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from edgepack.device import Device
 from edgepack.lint import ADVICE, ERROR, Place, Rule
-from edgepack.lint.qdq import DEQUANTIZE, QUANTIZE, at, pairs, rounded
+from edgepack.lint.qdq import DEQUANTIZE, QUANTIZE, at, rounded, roundings
 from edgepack.model import QUANTIZED_OPS, Model
 
 from .versions import opsets, takes, tensorrt_of
@@ -26,7 +26,7 @@ def integer_operator(model: Model, device: Device) -> Iterator[Place]:
 
 
 def microsoft_pair(model: Model, device: Device) -> Iterator[Place]:
-    for node in pairs(model):
+    for node in roundings(model):
         if node.domain not in _ONNX and not _is_nvidia(node):
             yield at(node, rounded(node), f"{node.op_type} of {node.domain}")
 

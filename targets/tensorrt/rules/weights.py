@@ -85,7 +85,7 @@ def weight_per_tensor(model: Model, device: Device) -> Iterator[Place]:
 
 def _axis(node: ir.Node) -> int:
     """The axis of the scales; ONNX takes 1 where none is said."""
-    axis, rank = node.attributes.get_int("axis", 1), rank_of(operand(node, 0))
+    axis, rank = node.attributes.get_int("axis", 1), rank_of(rounded(node))
     return axis + rank if axis < 0 and rank is not None else axis
 
 
