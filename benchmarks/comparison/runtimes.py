@@ -18,6 +18,9 @@ LAYOUTS: dict[str, frozenset[str]] = {
     "tflite-nhwc-inputs": frozenset({"inputs"}),
 }
 INTEGERS = (np.int8, np.uint8)
+# ONNX Runtime with every operator as the file has it: a Q/DQ graph then answers by its own rounding alone, not by that
+# of CPU kernels, and float layers stay float.
+UNOPTIMIZED = "onnxruntime-unoptimized"
 
 
 def load(
@@ -38,8 +41,8 @@ def load(
             return [answers[name] for name in outputs]
 
         return by_name
-    if target == "onnxruntime":
-        return _onnxruntime(file, threads, outputs)
+    if target in ("onnxruntime", UNOPTIMIZED):
+        return _onnxruntime(file, threads, outputs, optimized=target == "onnxruntime")
     if target in LAYOUTS:
         return LiteRT(file, threads, outputs, channels_last=LAYOUTS[target])
     return _openvino(file, threads, outputs, hint)
@@ -117,11 +120,13 @@ def _by_runner(runner: Path, file: str, threads: int) -> Any:
     return module.load(file, threads)
 
 
-def _onnxruntime(file: str, threads: int, outputs: list[str]) -> Run:
+def _onnxruntime(file: str, threads: int, outputs: list[str], *, optimized: bool = True) -> Run:
     import onnxruntime
 
     onnxruntime.set_default_logger_severity(3)
     options = onnxruntime.SessionOptions()
+    if not optimized:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     return lambda feed: session.run(outputs, feed)

@@ -36,7 +36,20 @@ def main() -> None:
         "activation_type": QuantType.QUInt8,
         "weight_type": QuantType.QInt8,
     }
-    chosen = per_channel if asked["options"].get("per_channel") else {}
+    # As near as its options come to what TensorRT takes.
+    symmetric = {
+        **per_channel,
+        "activation_type": QuantType.QInt8,
+        "extra_options": {
+            "ActivationSymmetric": True,
+            "WeightSymmetric": True,
+            "QuantizeBias": False,
+            "AddQDQPairToWeight": True,
+        },
+    }
+    chosen = (
+        symmetric if asked["options"].get("symmetric") else per_channel if asked["options"].get("per_channel") else {}
+    )
     quantize_static(model, str(folder / "model.onnx"), Reader(samples.feeds(asked["calibration"])), **chosen)
     samples.answer(asked, start, folder / "model.onnx", notes=notes)
 
