@@ -99,6 +99,34 @@ def test_files_of_a_small_model_beside_the_graphs_they_are_of(convnet_files: Pat
     assert not again.stderr.strip() and again.stdout == first.stdout
 
 
+def test_graphs_for_tensorrt_of_a_small_model(convnet_files: Path, tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    asked = [
+        *("--model", f"tiny={convnet_files}", "--cache", tmp_path / "cache", "--json", report),
+        *("--quantizers", "float,edgepack-asymmetric,ort-symmetric", "--samples", 40),
+    ]
+    first = compare(*asked, script="jetson.py")
+    assert first.returncode == 0, first.stderr
+    (result,) = json.loads(report.read_text())["models"]
+    rows = {row["method"]: row for row in result["rows"]}
+    assert [*rows] == ["float", "edgepack-asymmetric", "ort-symmetric"]
+    assert rows["float"]["layout"] == {"activation_pairs": 0, "quantized_layers": 0, "layers": 4, "nodes": 10}
+    assert set(rows["float"]["findings"]["severities"]) <= {"advice"} and rows["float"]["sqnr_db"] is None
+    assert rows["edgepack-asymmetric"]["findings"]["rules"]["unsigned"] > 0
+    assert "beside_asymmetric" not in rows["edgepack-asymmetric"]
+    # Pairs on both inputs of its Add and at the output, and nothing that TensorRT refuses.
+    assert rows["ort-symmetric"]["findings"]["severities"].keys() == {"slow", "advice"}
+    assert {"residual", "idle"} <= rows["ort-symmetric"]["findings"]["rules"].keys()
+    assert rows["ort-symmetric"]["layout"]["quantized_layers"] == 4
+    assert (
+        rows["ort-symmetric"]["layout"]["activation_pairs"] > rows["edgepack-asymmetric"]["layout"]["quantized_layers"]
+    )
+    assert rows["ort-symmetric"]["sqnr_db"] > 10 and rows["ort-symmetric"]["beside_asymmetric"]["low"] <= 0
+    again = compare(*asked, "--markdown", script="jetson.py")
+    assert not again.stderr.strip()  # all of it was in the cache
+    assert "| ort-symmetric | " in again.stdout and "4 of 4" in again.stdout
+
+
 def test_a_converter_whose_answers_are_wrong_is_not_the_fastest(part) -> None:
     def row(name: str, milliseconds: float, error: float) -> dict:
         rounds = {1: [[[milliseconds] * 3] * 4] * 3}

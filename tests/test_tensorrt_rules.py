@@ -426,6 +426,16 @@ def test_a_pair_that_another_layer_reads_too_may_stand_before_an_activation() ->
     assert names(net.finish(net.node("Concat", ends, axis=1), shape=(1, 2 * CHANNELS, 8, 8))) == []
 
 
+def test_halves_of_one_pair_are_looked_at_together() -> None:
+    """One QuantizeLinear, and a DequantizeLinear for each reader, as some exporters write it."""
+    net = Qdq()
+    value = net.pair(net.conv(net.pair("x")))
+    quantize = next(node for node in net.nodes if node.output[0] == net.nodes[-1].input[0])
+    second = net.node("DequantizeLinear", [quantize.output[0], *quantize.input[1:]])
+    ends = [net.node("Softmax", [second]), net.conv(value)]
+    assert names(net.finish(net.node("Concat", ends, axis=1), shape=(1, 2 * CHANNELS, 8, 8))) == []
+
+
 def test_a_pair_at_the_models_output_is_idle() -> None:
     net = Qdq()
     found = lint(net.finish(net.pair(net.conv(net.pair("x")))))
@@ -583,3 +593,14 @@ def test_the_command_ends_with_0_where_only_speed_is_lost(edgepack: Edgepack, tm
     onnx.save(clean_model().proto(), tmp_path / "model.onnx")
     code, out, _ = edgepack("inspect", tmp_path / "model.onnx", "--device", ORIN)
     assert code == 0 and f"nothing found by the rules of tensorrt on {ORIN}" in out
+
+
+def test_the_documentation_lists_every_rule_as_it_is() -> None:
+    from edgepack import _root
+
+    module = _root.load("edgepack.targets.tensorrt.rules", _root.TARGETS / "tensorrt" / "rules" / "__init__.py")
+    text = (Path(__file__).parent.parent / "docs" / "tensorrt.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:3] == "| `"]
+    assert rows[: len(module.RULES)] == [
+        [f"`{rule.name}`", rule.severity, rule.why, rule.source] for rule in module.RULES
+    ]

@@ -84,6 +84,16 @@ def float_source(dequantize: ir.Node) -> ir.Value | None:
     return operand(quantize if quantize is not None else dequantize, 0)
 
 
+def rounded_readers(dequantize: ir.Node) -> list[ir.Node]:
+    """What reads a rounded tensor, by this DequantizeLinear or by any other of the same tensor."""
+    source = float_source(dequantize)
+    if source is None or quantized_by(dequantize) is None:
+        return readers(dequantize.outputs[0])
+    quantized = [node.outputs[0] for node in readers(source) if is_quantize(node)]
+    restored = [node.outputs[0] for value in quantized for node in readers(value) if is_dequantize(node)]
+    return [node for value in restored for node in readers(value)]
+
+
 def is_constant(value: ir.Value | None) -> bool:
     """True for weights and what is made of nothing but weights."""
     while value is not None:

@@ -20,6 +20,7 @@ from edgepack.lint.qdq import (
     operand,
     pairs,
     readers,
+    rounded_readers,
     weighted,
 )
 from edgepack.model import Model
@@ -54,7 +55,7 @@ def before_activation(model: Model, device: Device) -> Iterator[Place]:
             continue
         if made.op_type == "Add" and not any(_fusable(value) for value in made.inputs):
             continue
-        activation = _activation(readers(node.outputs[0]))
+        activation = _activation(rounded_readers(node))
         if activation and all(is_quantize(reader) for reader in readers(made.outputs[0])):
             yield at(node, source, f"between {made.op_type} and {activation.op_type}")
 
@@ -142,6 +143,9 @@ def idle(model: Model, device: Device) -> Iterator[Place]:
             continue
         users, ends = _users(node.outputs[0])
         source = float_source(node)
+        others = [reader for reader in rounded_readers(node) if reader not in readers(node.outputs[0])]
+        if any(reader.op_type not in _FLOAT_ONLY for reader in others):
+            continue
         if ends and not users:
             yield at(node, source, "only the model's output reads it")
         elif users and all(user.op_type in _FLOAT_ONLY for user in users) and not ends:
