@@ -110,17 +110,15 @@ def test_graphs_for_tensorrt_of_a_small_model(convnet_files: Path, tmp_path: Pat
     (result,) = json.loads(report.read_text())["models"]
     rows = {row["method"]: row for row in result["rows"]}
     assert [*rows] == ["float", "edgepack-asymmetric", "ort-symmetric"]
-    assert rows["float"]["layout"] == {"activation_pairs": 0, "quantized_layers": 0, "layers": 4, "nodes": 10}
+    assert rows["float"]["layout"] == {"activation_pairs": 0, "int8_layers": 0, "layers": 4, "nodes": 10}
     assert set(rows["float"]["findings"]["severities"]) <= {"advice"} and rows["float"]["sqnr_db"] > 100
     assert rows["edgepack-asymmetric"]["findings"]["rules"]["unsigned"] > 0
     assert "beside_asymmetric" not in rows["edgepack-asymmetric"]
     # Pairs on both inputs of its Add and at the output, and nothing that TensorRT refuses.
     assert rows["ort-symmetric"]["findings"]["severities"].keys() == {"slow", "advice"}
     assert {"residual", "idle"} <= rows["ort-symmetric"]["findings"]["rules"].keys()
-    assert rows["ort-symmetric"]["layout"]["quantized_layers"] == 4
-    assert (
-        rows["ort-symmetric"]["layout"]["activation_pairs"] > rows["edgepack-asymmetric"]["layout"]["quantized_layers"]
-    )
+    assert rows["ort-symmetric"]["layout"]["int8_layers"] == 4
+    assert rows["ort-symmetric"]["layout"]["activation_pairs"] > rows["edgepack-asymmetric"]["layout"]["int8_layers"]
     assert rows["ort-symmetric"]["sqnr_db"] > 10 and rows["ort-symmetric"]["beside_asymmetric"]["low"] <= 0
     again = compare(*asked, "--markdown", script="jetson.py")
     assert not again.stderr.strip()  # all of it was in the cache

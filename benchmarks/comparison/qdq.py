@@ -73,15 +73,15 @@ def _beside(task: Task, row: Row, other: Row) -> dict[str, float]:
 
 
 def layout(file: Path) -> dict[str, int]:
-    """What a Q/DQ graph rounds: activations with a pair, layers whose weights have one, of how many layers."""
+    """What a Q/DQ graph rounds: activations with a pair, layers with pairs on all they multiply, of how many layers."""
     from edgepack import inputs
-    from edgepack.lint.qdq import is_constant, is_quantize, operand, pairs, weight_pair, weighted
+    from edgepack.lint.qdq import is_constant, is_quantize, is_rounded, operand, pairs, weighted
 
     model = inputs.load(file)
     layers = list(weighted(model))
     return {
         "activation_pairs": sum(is_quantize(node) and not is_constant(operand(node, 0)) for node in pairs(model)),
-        "quantized_layers": sum(any(weight_pair(value) for value in node.inputs[:2]) for node in layers),
+        "int8_layers": sum(all(map(is_rounded, node.inputs[:2])) for node in layers),
         "layers": len(layers),
         "nodes": sum(model.operators.values()),
     }

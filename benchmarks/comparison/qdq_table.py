@@ -60,7 +60,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
         f"{row['agreement']:.2f} %" if row.get("agreement") is not None else "",
         f"{row['sqnr_db']:.1f} dB" if row["sqnr_db"] is not None else "exact",
         str(layout["activation_pairs"]),
-        f"{layout['quantized_layers']} of {layout['layers']}",
+        f"{layout['int8_layers']} of {layout['layers']}",
         findings(row["findings"]["severities"]),
         f"{row['bytes'] / 1e6:.2f} MB",
         f"{row['seconds']:.1f}" if "seconds" in row else "",

@@ -124,6 +124,18 @@ def weight_pair(value: ir.Value | None) -> tuple[ir.Node, list[ir.Node]] | None:
     return None
 
 
+def is_rounded(value: ir.Value | None) -> bool:
+    """Whether a pair stands before a value, perhaps with steps that move numbers between."""
+    while value is not None:
+        if dequantized_by(value) is not None:
+            return True
+        node = value.producer()
+        if node is None or node.op_type not in MOVING:
+            return False
+        value = operand(node, 0)
+    return False
+
+
 def scale_of(node: ir.Node) -> np.ndarray | None:
     """The scales of a QuantizeLinear or DequantizeLinear; None where they are no constants."""
     return constant(operand(node, 1))

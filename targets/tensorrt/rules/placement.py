@@ -17,6 +17,7 @@ from edgepack.lint.qdq import (
     is_constant,
     is_dequantize,
     is_quantize,
+    is_rounded,
     operand,
     pairs,
     readers,
@@ -123,18 +124,6 @@ def half_quantized(model: Model, device: Device) -> Iterator[Place]:
 
 def _other(weights: ir.Value | None) -> str:
     return "its weights" if is_constant(weights) else "its second input"
-
-
-def is_rounded(value: ir.Value | None) -> bool:
-    """Whether a pair stands before a value, perhaps with steps that move numbers between."""
-    while value is not None:
-        if dequantized_by(value) is not None:
-            return True
-        node = value.producer()
-        if node is None or node.op_type not in MOVING:
-            return False
-        value = operand(node, 0)
-    return False
 
 
 def idle(model: Model, device: Device) -> Iterator[Place]:

@@ -8,10 +8,8 @@ import onnx_ir as ir
 
 from edgepack.device import Device
 from edgepack.lint import ADVICE, Place, Rule
-from edgepack.lint.qdq import DEQUANTIZE, QUANTIZE, at, float_source, operand, weight_pair, weighted
+from edgepack.lint.qdq import DEQUANTIZE, QUANTIZE, at, float_source, is_rounded, operand, weight_pair, weighted
 from edgepack.model import Model
-
-from .placement import is_rounded
 
 # Tensor cores multiply int8 in tiles of 16.
 _TILE = 16
