@@ -153,6 +153,12 @@ class RunnerModule(Protocol):
     def versions(self) -> dict[str, str]: ...
 
 
+def runner(name: str) -> RunnerModule:
+    """The device side of the target called `name`, imported here."""
+    path = _root.TARGETS / name / "runner.py"
+    return cast(RunnerModule, _root.load(f"edgepack.targets.{name}.runner", path))
+
+
 class RulesModule(Protocol):
     """A package targets/<name>/rules: what the runtime asks of a graph, for `inspect`."""
 
@@ -164,9 +170,3 @@ def rules(name: str) -> RulesModule | None:
     """The rules of the target called `name`; None where it has none."""
     path = _root.TARGETS / name / "rules" / "__init__.py"
     return cast(RulesModule, _root.load(f"edgepack.targets.{name}.rules", path)) if path.is_file() else None
-
-
-def runner(name: str) -> RunnerModule:
-    """The device side of the target called `name`, imported here."""
-    path = _root.TARGETS / name / "runner.py"
-    return cast(RunnerModule, _root.load(f"edgepack.targets.{name}.runner", path))
