@@ -13,11 +13,14 @@ from onnx import TensorProto, helper
 from onnxruntime.quantization import CalibrationDataReader, quantize_static
 
 from edgepack import device, target
+from edgepack.data.samples import read
 from edgepack.errors import LINT_FAILED
 from edgepack.inspection import Inspection, inspect
 from edgepack.lint import ADVICE, ERROR, SEVERITIES, SLOW, Finding
 from edgepack.model import Model
 from edgepack.passes.half import half
+from edgepack.passes.quantize import quantize
+from edgepack.quantization.preparation import prepare
 from tests import graphs, models
 from tests.qdq_graphs import CHANNELS, Qdq, clean
 from tests.test_config import Edgepack, run_here
@@ -539,6 +542,28 @@ def test_what_onnxruntimes_quantizer_does_wrong(tmp_path: Path) -> None:
     assert by[ADVICE] == {"weight-per-tensor", "small", "open-dimension"}
     residual = next(finding for finding in found if finding.rule == "residual")
     assert (residual.node, residual.tensor) == ("add", "c3")
+
+
+# --- our own --------------------------------------------------------------------------------------------
+
+BLOCKS = ("conv", "grouped", "pairs", "depthwise", "residual", "concat", "shared", "excite", "split", "slice", "norm",
+          "prelu", "transposed", "shuffle", "gather", "glu")  # fmt: skip
+
+
+@pytest.mark.skipif("tensorrt" not in target.names(), reason="the target is not there yet")
+@pytest.mark.parametrize("seed", range(12))
+def test_what_edgepack_quantizes_for_tensorrt_has_no_offence(seed: int, tmp_path: Path) -> None:
+    random = np.random.default_rng(seed)
+    blocks = [str(kind) for kind in random.choice(BLOCKS, 4)]
+    model = Model.from_proto(graphs.graph(seed, blocks, str(random.choice(["pooled", "flat", "attention"]))))
+    (entry,) = model.inputs
+    shape = [dim for dim in entry.shape[1:] if isinstance(dim, int)]
+    np.savez(tmp_path / "calib.npz", **{entry.name: random.standard_normal((32, *shape)).astype(np.float32)})
+    scheme = target.load("tensorrt").SCHEME
+    prepared = prepare(model, scheme, read(tmp_path / "calib.npz", model))
+    int8 = quantize(model, scheme, prepared.ranges, prepared.layers).model
+    assert int8.operators["DequantizeLinear"] > 2
+    assert [finding for finding in lint(int8) if finding.severity != ADVICE] == []
 
 
 # --- inspect --------------------------------------------------------------------------------------------

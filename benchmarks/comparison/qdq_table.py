@@ -11,6 +11,7 @@ from comparison.conversion_table import points
 
 COLUMNS = ("graph", "metric", "to float, 95 %", "to asymmetric, 95 %", "same", "SQNR", "pairs", "layers", "findings",
            "size", "s")  # fmt: skip
+_IN_DOCUMENTS = ("graph", "to float, 95 %", "to asymmetric, 95 %", "SQNR", "pairs", "layers", "findings")
 
 
 def tables(results: list[dict[str, Any]]) -> Group:
@@ -27,14 +28,16 @@ def _table(result: dict[str, Any]) -> Table:
 
 
 def markdown(results: list[dict[str, Any]]) -> str:
-    """The same for a document."""
-    lines = []
+    """One table of all models for a document, with what matters most."""
+    kept = [COLUMNS.index(name) for name in _IN_DOCUMENTS]
+    lines = ["| model | " + " | ".join(_IN_DOCUMENTS) + " |", "|---|---|" + "---:|" * 5 + "---|"]
     for result in results:
-        lines += [f"**{heading(result)}**; {caption(result)}", "", "| " + " | ".join(COLUMNS) + " |"]
-        lines += ["|---|" + "---:|" * 7 + "---|---:|---:|"]
-        lines += ["| " + " | ".join(_cells(row)) + " |" for row in result["rows"]]
-        lines.append("")
-    return "\n".join(lines)
+        name = f"{result['name']}, {result['split']['report']:,} samples"
+        for row in result["rows"]:
+            cells = _cells(row)
+            lines.append("| " + " | ".join([name, *(cells[index] for index in kept)]) + " |")
+            name = ""
+    return "\n".join(lines) + "\n"
 
 
 def heading(result: dict[str, Any]) -> str:
