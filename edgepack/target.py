@@ -153,6 +153,17 @@ class RunnerModule(Protocol):
     def versions(self) -> dict[str, str]: ...
 
 
+def fallbacks(name: str) -> Mapping[str, tuple[str, ...]]:
+    """The runtimes that the target's runner may answer by where its own is missing: the distributions of each."""
+    found: Mapping[str, tuple[str, ...]] = getattr(runner(name), "FALLBACKS", {})
+    return found
+
+
+def prepares(name: str) -> bool:
+    """Whether a bundle has to be prepared on each machine before it runs (`harness.py prepare`)."""
+    return hasattr(runner(name), "prepare")
+
+
 def runner(name: str) -> RunnerModule:
     """The device side of the target called `name`, imported here."""
     path = _root.TARGETS / name / "runner.py"

@@ -30,6 +30,7 @@ DEVICE_FILES = sorted(
         *_root.TARGETS.glob("device/edgepack_device/*.py"),
         *_root.TARGETS.glob("*/runner.py"),
         *_root.TARGETS.glob("*/profiler.py"),
+        *_root.TARGETS.glob("*/bundle/**/*.py"),
     ]
 )
 

@@ -192,7 +192,7 @@ def shipped(folder: Path) -> list[Path]:
         for path in sorted(folder.rglob("*"))
         if path.is_file()
         and path.name != harness().SUMS
-        and path.relative_to(folder).parts[0] not in {BASELINE, "lib"}
+        and path.relative_to(folder).parts[0] not in {BASELINE, "lib", "engines"}
         and path.parent.name != "__pycache__"
     ]
 

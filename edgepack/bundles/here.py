@@ -64,9 +64,29 @@ def pins(names: tuple[str, ...]) -> list[str]:
     return [f"{name}=={found.version.partition('+')[0]}" for name, found in closure(names).items()]
 
 
-def runtime_of(manifest: dict[str, Any]) -> tuple[str, ...]:
-    """The distributions that a bundle's processes may see."""
-    return target.packages(target.load(manifest["target"]), images=bool(manifest.get("preprocess")))
+def runtime_of(manifest: dict[str, Any], fallback: str | None = None) -> tuple[str, ...]:
+    """The distributions that a bundle's processes may see; with those of `fallback`, another runtime.
+
+    Raises:
+        UsageError: the bundle's target has no such fallback.
+    """
+    own = target.packages(target.load(manifest["target"]), images=bool(manifest.get("preprocess")))
+    return own if fallback is None else (*own, *fallback_packages(manifest["target"], fallback))
+
+
+def fallback_packages(target_name: str, fallback: str) -> tuple[str, ...]:
+    """The distributions of a runtime that may answer where the target's own is missing.
+
+    Raises:
+        UsageError: the target has no such fallback.
+    """
+    known = target.fallbacks(target_name)
+    if fallback not in known:
+        raise UsageError(
+            f"{target_name} has no fallback {fallback!r}",
+            f"it has {', '.join(known)}" if known else "leave --allow-fallback out",
+        )
+    return known[fallback]
 
 
 def installed(package: str) -> str:

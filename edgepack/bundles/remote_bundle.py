@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from edgepack import device
+from edgepack import device, target
 from edgepack.building.candidate import Progress
 from edgepack.bundles import bundle, wheels
 from edgepack.bundles.here import error_from
@@ -31,13 +31,21 @@ with tarfile.open(sys.argv[1]) as tar:
     tar.extractall(".", **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
 END"""
 )
-_HARNESS = _PYTHON + '\nfolder=$2; shift 2; export ORT_DISABLE_TELEMETRY=1; exec "$python" -B "$folder/harness.py" "$@"'
+# What is built there, such as engines, outlives the bundle's folder, which each upload makes anew.
+_HARNESS = (
+    _PYTHON
+    + '\nfolder=$2; export EDGEPACK_ENGINES="$3/engines" ORT_DISABLE_TELEMETRY=1; shift 3'
+    + '\nexec "$python" -B "$folder/harness.py" "$@"'
+)
 # Unpacked wheels take about this many times their archive's size, and the archive lies there too.
 _UNPACKED = 4
 
 
-def check(folder: Path, manifest: bundle.Manifest, on: str, progress: Progress) -> dict[str, Any]:
+def check(folder: Path, manifest: bundle.Manifest, on: str, flags: Sequence[str], progress: Progress) -> dict[str, Any]:
     """Upload the bundle in `folder` to the host `on`, install its wheels, and run its own harness's check there.
+
+    Args:
+        flags: for the harness.
 
     Returns:
         What the harness printed, with `host` and `emulated`.
@@ -47,9 +55,9 @@ def check(folder: Path, manifest: bundle.Manifest, on: str, progress: Progress) 
         HostError, HostLost, WriteFailed, and what the harness itself finds.
     """
     with _remote(on) as remote:
-        place = _ready(remote, folder, manifest, progress)
+        place = _ready(remote, folder, manifest, progress, flags=_fallback_among(flags))
         progress("checking there", 0, 0)
-        result = _job(remote, manifest, place, ["check"])
+        result = _job(remote, manifest, place, ["check", *flags])
         return {**result, "host": on, "emulated": remote.transport.emulated}
 
 
@@ -75,16 +83,17 @@ def bench(
         DoubtfulMeasurement: the board is emulated.
         UnfitHost, HostError, HostLost, WriteFailed, and what the harness itself finds.
     """
+    fallback = _fallback_among(arguments[0])
     with _remote(on) as remote:
         places = [
-            _ready(remote, folder, manifest, progress, below)
+            _ready(remote, folder, manifest, progress, below, flags=fallback)
             for folder, manifest, below in zip(folders, manifests, ("", "/.against"), strict=False)
         ]
         emulated = remote.transport.emulated
         if emulated and not emulated_too:
             for place, manifest in zip(places, manifests, strict=True):
                 progress("checking there", 0, 0)
-                _job(remote, manifest, place, ["check"])
+                _job(remote, manifest, place, ["check", *fallback])
             raise DoubtfulMeasurement(
                 f"{on} answers as it should, but it is emulated, and its times mean nothing",
                 "`edgepack check` is for that; --accept-doubts times it all the same",
@@ -135,8 +144,21 @@ def profile(
         return {**result, "host": on, "emulated": remote.transport.emulated}
 
 
-def _ready(remote: Remote, folder: Path, manifest: bundle.Manifest, progress: Progress, below: str = "") -> str:
-    """Copy a bundle there, if the machine is one it runs on, and install its wheels; returns its folder there."""
+def _fallback_among(flags: Sequence[str]) -> list[str]:
+    """--allow-fallback and its value, where they are among the flags."""
+    at = flags.index("--allow-fallback") if "--allow-fallback" in flags else len(flags)
+    return list(flags[at : at + 2])
+
+
+def _ready(
+    remote: Remote,
+    folder: Path,
+    manifest: bundle.Manifest,
+    progress: Progress,
+    below: str = "",
+    flags: Sequence[str] = (),
+) -> str:
+    """Copy a bundle there, if the machine is one it runs on, install its wheels and prepare it; its folder there."""
     name = remote.transport.name
     progress(f"looking at {name}", 0, 0)
     problems = unfit(manifest, remote.facts(), _wheel_bytes(folder))
@@ -146,6 +168,9 @@ def _ready(remote: Remote, folder: Path, manifest: bundle.Manifest, progress: Pr
     if (folder / wheels.FOLDER).is_dir():
         progress("installing there", 0, 0)
         _job(remote, manifest, place, ["install"])
+    if target.prepares(manifest["target"]):
+        progress("preparing there", 0, 0)
+        _job(remote, manifest, place, ["prepare", *flags])
     return place
 
 
@@ -252,7 +277,7 @@ def _unpack(remote: Remote, manifest: bundle.Manifest, archive: str, below: str,
 
 def _job(remote: Remote, manifest: bundle.Manifest, place: str, arguments: list[str]) -> dict[str, Any]:
     """Run the harness there as a job that outlives the connection."""
-    done = remote.run("harness", _HARNESS, [manifest["requires"]["python"], place, *arguments, "--json"])
+    done = remote.run("harness", _HARNESS, [manifest["requires"]["python"], place, remote.root, *arguments, "--json"])
     if done.returncode != 0:
         raise _failure(remote, done)
     try:

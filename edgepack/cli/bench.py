@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from edgepack.cli.options import Json, On, integers, shapes, share
+from edgepack.cli.options import AllowFallback, Json, On, integers, shapes, share
 from edgepack.cli.show import progress_bar, render, show
 from edgepack.errors import UsageError
 
@@ -49,6 +49,7 @@ def bench(
         bool,
         typer.Option("--fix-clocks", help="Governor performance meanwhile, where that is allowed; then as it was."),
     ] = False,
+    allow_fallback: AllowFallback = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the result there, as JSON.")] = None,
     profile: Annotated[
         bool, typer.Option("--profile", help="What each operator takes, and which layers of the original it is.")
@@ -63,7 +64,8 @@ def bench(
 
     if profile:
         others = {"--against": against, "--batch": batch != "1", "--input-shape": input_shape,
-                  "--concurrency": concurrency != 1, "--fix-clocks": fix_clocks}  # fmt: skip
+                  "--concurrency": concurrency != 1, "--fix-clocks": fix_clocks,
+                  "--allow-fallback": allow_fallback}  # fmt: skip
         _profile(path, on, threads, seconds, accept_doubts, output, trace, as_json, [k for k, v in others.items() if v])
         return
     if trace is not None:
@@ -84,6 +86,7 @@ def bench(
             equivalence=share("--equivalence", equivalence),
             accept_doubts=accept_doubts,
             fix_clocks=fix_clocks,
+            allow_fallback=allow_fallback,
             output=output,
             progress=progress,
         )
@@ -137,11 +140,12 @@ def _profile(
 def check(
     path: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle's folder or .tar.gz.")],
     on: On = "local",
+    allow_fallback: AllowFallback = None,
     as_json: Json = False,
 ) -> None:
     """Will a bundle run there, is it whole, and does it answer as it should?"""
     from edgepack.measuring.benchmark import check as run
 
     with progress_bar() as progress:
-        report = run(path, on=on, progress=progress)
+        report = run(path, on=on, allow_fallback=allow_fallback, progress=progress)
     show(report, as_json, lambda: f"ok: {render().check_words(report)}")

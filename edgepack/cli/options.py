@@ -31,6 +31,14 @@ DeviceFile = Annotated[
 On = Annotated[
     str, typer.Option("--on", metavar="HOST", help="Where: local, ssh://user@host[:port], or qemu:cortex-a72.")
 ]
+AllowFallback = Annotated[
+    str | None,
+    typer.Option(
+        "--allow-fallback",
+        metavar="RUNTIME",
+        help="Where the bundle's runtime is missing, run in this one, marked: onnxruntime or onnxruntime-cuda.",
+    ),
+]
 ConfigFile = Annotated[
     Path | None,
     typer.Option("--config", callback=config_file, is_eager=True, metavar="FILE", help="YAML with any of these flags."),

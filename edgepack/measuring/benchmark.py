@@ -39,6 +39,7 @@ def bench(
     equivalence: float = 0.02,
     accept_doubts: bool = False,
     fix_clocks: bool = False,
+    allow_fallback: str | None = None,
     output: str | Path | None = None,
     progress: Progress = _quiet,
 ) -> Measurement:
@@ -57,6 +58,7 @@ def bench(
         equivalence: what counts as the same, 0.02 is 2 %.
         accept_doubts: keep a measurement that is not valid, marked.
         fix_clocks: set the governor to performance where that is allowed, and back afterwards.
+        allow_fallback: the runtime to take where the bundle's own is missing; the measurement is then marked.
         output: a file for the result, as JSON.
 
     Returns:
@@ -69,7 +71,7 @@ def bench(
     wanted = _Wanted(
         threads=_several(threads), batch=_several(batch), input_shape=dict(input_shape or {}), concurrency=concurrency,
         seconds=seconds, min_runs=min_runs, processes=processes, equivalence=equivalence, fix_clocks=fix_clocks,
-        accept_doubts=accept_doubts,
+        accept_doubts=accept_doubts, allow_fallback=allow_fallback,
     )  # fmt: skip
     wanted.refuse_nonsense()
     if output is not None and not Path(output).resolve().parent.is_dir():
@@ -90,8 +92,13 @@ def bench(
     return result
 
 
-def check(path: str | Path, *, on: str = "local", progress: Progress = _quiet) -> dict[str, Any]:
+def check(
+    path: str | Path, *, on: str = "local", allow_fallback: str | None = None, progress: Progress = _quiet
+) -> dict[str, Any]:
     """Will the bundle run there, is it whole, and does it answer as it did where it was built?
+
+    Args:
+        allow_fallback: the runtime to take where the bundle's own is missing; `remarks` in the answer then say so.
 
     Raises:
         BrokenBundle, WrongOutput, RunFailed, HostError, UnfitHost.
@@ -100,17 +107,24 @@ def check(path: str | Path, *, on: str = "local", progress: Progress = _quiet) -
         manifest = bundle.verify(folder)
         if on == "local":
             progress("checking", 0, 0)
-            return here.harness(folder, "check", "--build-machine", only=here.runtime_of(manifest))
+            only = here.runtime_of(manifest, allow_fallback)
+            return here.harness(folder, "check", "--build-machine", *fallback_flags(allow_fallback), only=only)
         from edgepack.bundles import remote_bundle
 
-        return remote_bundle.check(folder, manifest, on, progress)
+        return remote_bundle.check(folder, manifest, on, fallback_flags(allow_fallback), progress)
+
+
+def fallback_flags(allow_fallback: str | None) -> list[str]:
+    """The harness's flag for it."""
+    return ["--allow-fallback", allow_fallback] if allow_fallback is not None else []
 
 
 def _here(
     folders: Sequence[Path], manifests: Sequence[bundle.Manifest], wanted: _Wanted, progress: Progress
 ) -> list[Measurement]:
     # The processes of both see what either pins: of each distribution, one version is installed here.
-    only = tuple(dict.fromkeys(name for manifest in manifests for name in here.runtime_of(manifest)))
+    fallback = wanted.allow_fallback
+    only = tuple(dict.fromkeys(name for manifest in manifests for name in here.runtime_of(manifest, fallback)))
     command = ["bench", "--build-machine", "--bundle", str(folders[0].resolve())]
     if len(folders) > 1:
         command += ["--against", str(folders[1].resolve())]
@@ -134,6 +148,7 @@ class _Wanted:
     equivalence: float
     fix_clocks: bool
     accept_doubts: bool
+    allow_fallback: str | None = None
     input_shape: dict[str, Sequence[int]] = field(default_factory=dict)
 
     def refuse_nonsense(self) -> None:
@@ -158,6 +173,7 @@ class _Wanted:
             "--concurrency", str(self.concurrency), "--equivalence", str(self.equivalence),
             "--input-shapes", json.dumps({name: list(shape) for name, shape in self.input_shape.items()}),
             *(["--fix-clocks"] if self.fix_clocks else []), *(["--accept-doubts"] if self.accept_doubts else []),
+            *fallback_flags(self.allow_fallback),
         ]  # fmt: skip
         return [
             [*common, "--batch", str(batch), *(["--threads", str(threads)] if threads else [])]

@@ -127,7 +127,8 @@ def speed_words(ratio: Mapping[str, float]) -> str:
 def check_words(report: Mapping[str, Any]) -> str:
     kinds = {figures["kind"] for figures in report["outputs"].values()}
     how = "bit by bit" if kinds == {"exact"} else "within tolerance"
-    return f"{report['samples']} golden samples answered as expected, {how}"
+    remarks = "".join(f"\n! {remark['words']}\n  {remark['advice']}" for remark in report.get("remarks", []))
+    return f"{report['samples']} golden samples answered as expected, {how}{remarks}"
 
 
 def inspection(found: Inspection) -> RenderableType:

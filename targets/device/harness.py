@@ -1,4 +1,4 @@
-"""Install, check, time and run a bundle on the device: python3 harness.py install | check | bench | run INPUT...
+"""Check, time and run a bundle on the device: python3 harness.py install | prepare | check | bench | run INPUT...
 
 Copied into every bundle beside manifest.json and runner.py. Python 3.8 or newer, the standard library, numpy
 and the bundle's runtime, nothing else. Results go to stdout (as JSON with --json), everything else to stderr.
@@ -35,13 +35,17 @@ try:
         load_model,
         load_module,
         read_manifest,
+        remarks_of,
         sha256,
+        told,
     )
     from edgepack_device.golden_check import check
     from edgepack_device.machine import install, refuse_wrong_machine
+    from edgepack_device.preparation import FALLBACK_HELP, prepare, print_prepare, print_remarks
     from edgepack_device.profiling import profile
     from edgepack_device.state import Stateful  # noqa: F401
     from edgepack_device.surroundings import sampler_main
+    from edgepack_device.timing import interruptible
     from edgepack_device.worker import worker_main
 except ImportError as error:
     if __name__ != "__main__" or not (error.name or "").startswith("edgepack_device"):
@@ -53,18 +57,18 @@ except ImportError as error:
     sys.exit(50)
 
 
-def load(threads=None):
+def load(threads=None, allow_fallback=None):
     """The bundle's model, for a program of one's own: a callable from a dict of arrays to a dict of arrays.
 
     It takes and gives what `inputs` and `outputs` in the manifest say. A model with states keeps them between calls;
-    its `reset()` begins a new sequence.
+    its `reset()` begins a new sequence. `allow_fallback` names another runtime for where the bundle's own is missing.
 
     Raises:
         HarnessError: the bundle is incomplete, or its runtime is missing.
     """
     use_library()
     manifest = read_manifest(HERE)
-    return load_model(HERE, manifest, "model", threads or default_threads(manifest))[1]
+    return load_model(HERE, manifest, "model", threads or default_threads(manifest), fallback=allow_fallback)[1]
 
 
 def use_library(folder=HERE):
@@ -117,13 +121,13 @@ def read_inputs(folder, manifest, paths):
         yield path, feed
 
 
-def run(folder, paths, out, threads, build_machine=False):
+def run(folder, paths, out, threads, build_machine=False, fallback=None):
     import numpy as np
 
     manifest = read_manifest(folder)
     if not build_machine:
         refuse_wrong_machine(manifest)
-    _, model = load_model(folder, manifest, "model", threads or default_threads(manifest))
+    runner, model = load_model(folder, manifest, "model", threads or default_threads(manifest), fallback=fallback)
     labels, outputs = manifest.get("labels"), by_name(manifest["outputs"])
     results, saved = [], {}
     for index, (path, feed) in enumerate(read_inputs(folder, manifest, paths)):
@@ -131,10 +135,11 @@ def run(folder, paths, out, threads, build_machine=False):
         try:
             answer = model(feed)
         except Exception as error:
-            raise HarnessError(
-                22, "%s does not fit the model: %s" % (path, first_line(error)), "its inputs are in manifest.json"
-            )
+            words = "%s does not fit the model: %s" % (path, first_line(error))
+            raise told(error, 22, words, "its inputs are in manifest.json")
         entry = {"input": path, "ms": (time.perf_counter() - start) * 1000, "outputs": {}}
+        if remarks_of(runner):
+            entry["remarks"] = remarks_of(runner)
         for name, given in answer.items():
             entry["outputs"][name] = {"shape": list(given.shape), "dtype": str(given.dtype)}
             array = restored(outputs.get(name, {}), given)
@@ -159,7 +164,7 @@ def looked_into(arguments):
     """Check, then profile; `edgepack bench --profile` makes sense of it."""
     settings = dict(arguments.settings)
     settings["threads"] = settings.get("threads") or default_threads(read_manifest(arguments.bundle))
-    found = check(arguments.bundle, settings["threads"], arguments.build_machine)
+    found = check(arguments.bundle, settings["threads"], arguments.build_machine, arguments.allow_fallback)
     return dict(profile(arguments.bundle, arguments.part, settings, HERE), check=found, threads=settings["threads"])
 
 
@@ -181,6 +186,7 @@ def print_check(report):
         if "other_kernels_sqnr_db" in figures:
             words += " (by its builtin kernels %.1f)" % figures["other_kernels_sqnr_db"]
         print("  %s: %s" % (name, words))
+    print_remarks(report.get("remarks", []))
 
 
 def print_run(results):
@@ -192,6 +198,8 @@ def print_run(results):
                     print("  %8.4f  %s" % (top["score"], top["label"] or "class %d" % top["class"]))
             else:
                 print("  %s %s %s" % (name, output["dtype"], output.get("values", output["shape"])))
+    if results:
+        print_remarks(results[-1].get("remarks", []))
 
 
 def parser():
@@ -199,6 +207,7 @@ def parser():
     commands = parse.add_subparsers(dest="command", metavar="COMMAND")
     for name, text in (
         ("install", "unpack the bundle's wheels into its own lib/ folder"),
+        ("prepare", "build what this machine needs to run it, once: TensorRT's engine"),
         ("check", "is the bundle whole, and does it answer as on the build machine?"),
         ("bench", "check, then time it"),
         ("run", "run it on .npz, .npy or image files"),
@@ -207,10 +216,14 @@ def parser():
         command.add_argument("--json", action="store_true", help="print JSON")
         if name == "install":
             continue
-        command.add_argument("--threads", type=int, help="threads (default: as built)")
         # Where it was built, a bundle runs whatever board it is for.
         command.add_argument("--build-machine", action="store_true", help=argparse.SUPPRESS)
-        if name == "check":
+        command.add_argument("--allow-fallback", metavar="RUNTIME", help=FALLBACK_HELP)
+        if name == "prepare":
+            command.add_argument("--again", action="store_true", help="even if it has been done")
+        else:
+            command.add_argument("--threads", type=int, help="threads (default: as built)")
+        if name in ("prepare", "check"):
             command.add_argument("--bundle", default=HERE, help=argparse.SUPPRESS)
         if name == "bench":
             add_bench_flags(command, HERE)
@@ -221,6 +234,7 @@ def parser():
     inner.add_argument("--bundle", required=True)
     inner.add_argument("--part", default="model")
     inner.add_argument("--settings", type=json.loads, required=True)
+    inner.add_argument("--allow-fallback")
     for flag in ("--json", "--build-machine"):
         inner.add_argument(flag, action="store_true")
     for name, names in (("_worker", ["job"]), ("_sample", ["root", "own"]), ("_clocks", ["root"])):
@@ -234,8 +248,12 @@ def execute(arguments):
     if arguments.command == "install":
         report = install(HERE)
         printer = print_install
+    elif arguments.command == "prepare":
+        with interruptible():
+            report = prepare(arguments.bundle, arguments.again, arguments.build_machine, arguments.allow_fallback)
+        printer = print_prepare
     elif arguments.command == "check":
-        report = check(arguments.bundle, arguments.threads, arguments.build_machine)
+        report = check(arguments.bundle, arguments.threads, arguments.build_machine, arguments.allow_fallback)
         printer = print_check
     elif arguments.command == "bench":
         report = measure(arguments)
@@ -246,7 +264,8 @@ def execute(arguments):
         report = looked_into(arguments)
         printer = print
     else:
-        report = run(HERE, arguments.inputs, arguments.out, arguments.threads, arguments.build_machine)
+        named = arguments.allow_fallback
+        report = run(HERE, arguments.inputs, arguments.out, arguments.threads, arguments.build_machine, named)
         printer = print_run
     if arguments.json:
         json.dump(report, sys.stdout)

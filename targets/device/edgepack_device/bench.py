@@ -43,6 +43,8 @@ def measure(arguments):
         "processes": arguments.processes,
         "equivalence": arguments.equivalence,
     }
+    if arguments.allow_fallback:
+        settings["allow_fallback"] = arguments.allow_fallback
     for name in ("threads", "batch", "concurrency", "processes"):
         if not settings[name] > 0:
             raise HarnessError(2, "--%s should be positive" % name, "leave it out for what is usual")
@@ -51,7 +53,7 @@ def measure(arguments):
     checks = [None, None]
     if not arguments.unchecked:
         checks = [
-            checked(arguments, lambda: check(arguments.bundle, arguments.threads, arguments.build_machine)),
+            checked(arguments, lambda: check_here(arguments)),
             checked(arguments, lambda: check_elsewhere(arguments)) if arguments.against else None,
         ]
     return bench(
@@ -64,6 +66,10 @@ def measure(arguments):
         check=checks[0],
         against_check=checks[1],
     )
+
+
+def check_here(arguments):
+    return check(arguments.bundle, arguments.threads, arguments.build_machine, arguments.allow_fallback)
 
 
 def checked(arguments, look):
@@ -79,6 +85,7 @@ def check_elsewhere(arguments):
     """The other bundle's check, in a process of its own: its runtime may be another, or another version."""
     flags = ["--bundle", arguments.against, "--json"] + (["--build-machine"] if arguments.build_machine else [])
     flags += ["--threads", str(arguments.threads)] if arguments.threads else []
+    flags += ["--allow-fallback", arguments.allow_fallback] if arguments.allow_fallback else []
     done = subprocess.run(
         command("check", *flags), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
@@ -97,7 +104,8 @@ def refuse_invalid(result):
     Raises:
         HarnessError: 56, the measurement is not valid; it names what makes it so.
     """
-    worst = [doubt for doubt in result["doubts"] if doubt["severity"] == INVALID]
+    # A fallback was allowed by name: its measurement is marked, and kept.
+    worst = [doubt for doubt in result["doubts"] if doubt["severity"] == INVALID and doubt["name"] != "fallback"]
     if worst:
         words, advice = "; ".join(doubt["words"] for doubt in worst), worst[0]["advice"]
         raise HarnessError(56, "not valid: %s" % words, "%s; --accept-doubts keeps it, marked" % advice)
@@ -110,7 +118,7 @@ def print_bench(result):
         if part in result["models"]:
             m = result["models"][part]
             print(
-                "  %-16s median %.3f ms (%.3f to %.3f)  p90 %.3f  p99 %.3f  max %.3f  %.0f/s  load %.0f ms, %d runs"
+                "  %-16s median %.3f ms (%.3f to %.3f)  p90 %.3f  p99 %.3f  max %.3f  %.0f/s  load %s, %d runs"
                 % (
                     title,
                     m["median_ms"],
@@ -120,7 +128,7 @@ def print_bench(result):
                     m["p99_ms"],
                     m["max_ms"],
                     m["throughput_per_s"],
-                    m["load_ms"],
+                    "unknown" if m["load_ms"] is None else "%.0f ms" % m["load_ms"],
                     m["count"],
                 )
             )

@@ -26,10 +26,17 @@ def find(result):
     found = list(of_the_machine(environment))
     for part, figures in result["models"].items():
         found += of_the_samples(part, figures)
+        found += of_the_runtime(part, figures)
     for check in (result.get("check"), result.get("against_check")):
         if check and check["ok"] is False:
             found.append(doubt("wrong_output", INVALID, check["error"], "do not use it; `harness.py check` says more"))
     return ordered(found)
+
+
+def of_the_runtime(part, figures):
+    """What the runner itself said of what it ran in."""
+    for remark in figures["processes"][0].get("remarks", []):
+        yield dict(remark, words="%s: %s" % (CALLED[part], remark["words"]))
 
 
 def ordered(found):

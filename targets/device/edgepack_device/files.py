@@ -9,8 +9,9 @@ from edgepack_device.state import Stateful
 
 FORMAT = 1
 SUMS = "SHA256SUMS"
-# What may lie beside the listed files: the float original for comparison, wheels unpacked for the device.
-UNLISTED = {SUMS, "baseline", "lib", "lib.partial", "__pycache__"}
+# What may lie beside the listed files: the float original for comparison, wheels unpacked for the device, engines
+# built on it.
+UNLISTED = {SUMS, "baseline", "lib", "lib.partial", "engines", "__pycache__"}
 
 
 class HarnessError(Exception):
@@ -95,27 +96,51 @@ def load_module(folder, name):
     return module
 
 
-def load_model(folder, manifest, part, threads, how="load"):
+def load_runner(folder, manifest, fallback=None):
+    """The bundle's runner, which may answer by another runtime where `fallback` names one."""
+    runner = load_module(folder, "runner")
+    if fallback is not None:
+        if not hasattr(runner, "allow_fallback"):
+            raise HarnessError(2, "%s has no fallback" % manifest["target"], "leave --allow-fallback out")
+        try:
+            runner.allow_fallback(fallback)
+        except ValueError as error:
+            raise HarnessError(2, "--allow-fallback: %s" % error, "leave it out to run in %s" % manifest["target"])
+    return runner
+
+
+def remarks_of(runner):
+    """What a runner has to say of its answers: that they are another runtime's, for one."""
+    return runner.remarks() if hasattr(runner, "remarks") else []
+
+
+def load_model(folder, manifest, part, threads, how="load", fallback=None):
     """Load the bundle's model ("model") or the float original beside it ("baseline") in the runtime.
 
-    `how` is the runner's function.
+    `how` is the runner's function, `fallback` what `--allow-fallback` named.
 
     A model with states keeps them between calls.
     """
     try:
-        runner = load_module(folder, "runner")
+        runner = load_runner(folder, manifest, fallback)
         path = os.path.join(folder, *manifest[part]["file"].split("/"))
         model = getattr(runner, how)(path, threads)
         states = manifest.get("state")
         return runner, Stateful(model, states, manifest["inputs"]) if states else model
+    except HarnessError:
+        raise
     except ImportError as error:
         raise HarnessError(52, "%s" % error, "python3 -m pip install -r requirements.txt")
     except Exception as error:
-        raise HarnessError(
-            52,
-            "%s cannot load the model: %s" % (manifest["target"], first_line(error)),
-            "install the versions in requirements.txt",
-        )
+        words = "%s cannot load the model: %s" % (manifest["target"], first_line(error))
+        raise told(error, 52, words, "install the versions in requirements.txt")
+
+
+def told(error, code, message, hint):
+    """A runner's own words where it has some (an error with a code and a hint), else these."""
+    if hasattr(error, "code") and hasattr(error, "hint"):
+        return HarnessError(error.code, first_line(error), error.hint)
+    return HarnessError(code, message, hint)
 
 
 def golden(folder, which):

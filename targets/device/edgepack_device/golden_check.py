@@ -11,6 +11,8 @@ from edgepack_device.files import (
     load_model,
     load_module,
     read_manifest,
+    remarks_of,
+    told,
     verify_files,
 )
 from edgepack_device.machine import refuse_wrong_machine
@@ -20,7 +22,7 @@ FLOAT_NOISE_DB = 60.0
 OTHER_VERSIONS = "install the versions in requirements.txt; if they are, build the bundle for this device"
 
 
-def check(folder, threads=None, build_machine=False):
+def check(folder, threads=None, build_machine=False, fallback=None):
     """Run the golden inputs and compare with what the build recorded.
 
     Two comparisons: with the bundle's own outputs as verified on the build machine (is this the same model?),
@@ -35,12 +37,14 @@ def check(folder, threads=None, build_machine=False):
         refuse_wrong_machine(manifest)
     inputs = golden(folder, "inputs")
     check_preprocessing(folder, manifest, inputs)
-    runner, model = load_model(folder, manifest, "model", threads or default_threads(manifest))
+    runner, model = load_model(folder, manifest, "model", threads or default_threads(manifest), fallback=fallback)
     try:
         answers = [model(feed) for feed in inputs]
     except Exception as error:
-        raise HarnessError(52, "%s cannot run the model: %s" % (manifest["target"], first_line(error)), OTHER_VERSIONS)
+        raise told(error, 52, "%s cannot run the model: %s" % (manifest["target"], first_line(error)), OTHER_VERSIONS)
     report = {"ok": True, "samples": len(answers), "versions": runner.versions(), "outputs": {}}
+    if remarks_of(runner):
+        report["remarks"] = remarks_of(runner)
     expected, reference = golden(folder, "expected"), golden(folder, "reference")
     entries = by_name(manifest["outputs"])
     for output in manifest["golden"]["outputs"]:

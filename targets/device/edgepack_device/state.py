@@ -15,6 +15,8 @@ class Stateful(object):
     def __init__(self, run, states, inputs):
         self._run, self._states, self._inputs = run, states, inputs
         self._held = {}
+        if hasattr(run, "timed"):
+            self.timed = lambda feeds, seconds: run.timed(self.fed(feeds), seconds)
 
     def reset(self):
         """Begin a new sequence: the states are zero."""

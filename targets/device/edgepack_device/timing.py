@@ -160,6 +160,7 @@ def time_pair(parts, settings, energy):
     share = settings["seconds"] / settings["processes"]
     fewest = -(-settings["min_runs"] // settings["processes"])
     shared = {key: settings[key] for key in ("threads", "batch", "concurrency")}
+    shared["fallback"] = settings.get("allow_fallback")
     workers = {}
     try:
         for part, subject in parts.items():
@@ -212,7 +213,7 @@ def figures_of(processes, settings):
     took = sum(second for facts in processes for second in facts["rounds_s"])
     figures["throughput_per_s"] = settings["batch"] * len(runs) / took
     for key in ("load_ms", "first_inference_ms", "peak_memory_mb"):
-        known = [facts[key] for facts in processes if key in facts]
+        known = [facts[key] for facts in processes if facts.get(key) is not None]
         figures[key] = statistics.median(known) if known else None
     joules = [joule for facts in processes for joule in facts.get("rounds_j", [])]
     figures["joules"] = sum(joules) / len(runs) / settings["batch"] if joules else None

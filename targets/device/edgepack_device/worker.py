@@ -12,7 +12,7 @@ from contextlib import suppress
 
 from edgepack_device.border import by_name, restored
 from edgepack_device.feeds import feeds
-from edgepack_device.files import HarnessError, first_line, golden, load_model, read_manifest
+from edgepack_device.files import HarnessError, first_line, golden, load_model, read_manifest, remarks_of, told
 from edgepack_device.machine import peak_memory_mb
 
 # Where harness.py and this package lie; not always in the bundle that is timed.
@@ -34,7 +34,7 @@ class Worker(object):
 
     Args:
         part: what it times, for messages.
-        job: `folder` and `entry` ("model" or "baseline"), `threads`, `batch`, `shapes`, `concurrency`.
+        job: `folder` and `entry` ("model" or "baseline"), `threads`, `batch`, `shapes`, `concurrency`, `fallback`.
     """
 
     def __init__(self, part, job):
@@ -119,28 +119,28 @@ def worker_main(job):
         for line in sys.stdin:
             words = json.loads(line)
             if words.get("stop"):
-                say(peak_memory_mb=peak_memory_mb())
+                elsewhere = callers and hasattr(callers[0].model, "timed")
+                say(peak_memory_mb=None if elsewhere else peak_memory_mb())
                 return 0
             if words.get("load"):
                 facts, callers = load(job, manifest, fed)
                 say(**facts)
                 continue
-            start = time.perf_counter()
-            times = take_turn(callers, words["seconds"])
-            took = time.perf_counter() - start
+            times, took = take_turn(callers, words["seconds"])
             # A tenth of a microsecond is finer than any clock here, and short to write.
             say(ms=[round(1000 * seconds, 4) for seconds in times], s=took)
     except HarnessError as error:
         say(code=error.code, error=error.message, hint=error.hint)
     except Exception as error:
-        say(code=52, error="%s: %s" % (type(error).__name__, first_line(error)))
+        known = told(error, 52, "%s: %s" % (type(error).__name__, first_line(error)), "")
+        say(code=known.code, error=known.message, hint=known.hint)
     return 0
 
 
 def load(job, manifest, fed):
     """What loading and the first run took, and the callers: a model each, since few runtimes let two threads share."""
     start = time.perf_counter()
-    runner, model = load_model(job["folder"], manifest, job["entry"], job["threads"])
+    runner, model = load_model(job["folder"], manifest, job["entry"], job["threads"], fallback=job["fallback"])
     loaded = time.perf_counter()
     try:
         model(fed[0])
@@ -153,9 +153,13 @@ def load(job, manifest, fed):
     stateful = bool(manifest.get("state"))
     callers = [Caller(model, fed, 0, stateful)]
     for index in range(1, job["concurrency"]):
-        _, another = load_model(job["folder"], manifest, job["entry"], job["threads"])
+        _, another = load_model(job["folder"], manifest, job["entry"], job["threads"], fallback=job["fallback"])
         callers.append(Caller(another, fed, index, stateful))
     facts = {"load_ms": (loaded - start) * 1000, "first_inference_ms": (first - loaded) * 1000}
+    if hasattr(model, "timed"):  # each turn starts a program that loads the model, and does not say how long that takes
+        facts = {"load_ms": None, "first_inference_ms": None}
+    if remarks_of(runner):
+        facts["remarks"] = remarks_of(runner)
     return dict(facts, versions=runner.versions()), callers
 
 
@@ -167,6 +171,9 @@ class Caller(object):
 
     def run(self, seconds):
         """The seconds of each run, in a turn of so many seconds; one at least."""
+        if hasattr(self.model, "timed"):  # a runtime that runs elsewhere, and times itself
+            self.turn += 1
+            return self.model.timed(self.fed[(self.turn - 1) % len(self.fed)], seconds)
         model, fed, turn, times, clock = self.model, self.fed, self.turn, [], time.perf_counter
         now = clock()
         end = now + seconds
@@ -184,7 +191,16 @@ class Caller(object):
 
 
 def take_turn(callers, seconds):
-    """The seconds of each run of all callers, at the same time."""
+    """The seconds of each run of all callers, at the same time, and the seconds that all of it took."""
+    start = time.perf_counter()
+    times = runs_of(callers, seconds)
+    took = time.perf_counter() - start
+    if hasattr(callers[0].model, "timed"):
+        took = sum(times) / len(callers)
+    return times, took
+
+
+def runs_of(callers, seconds):
     if len(callers) == 1:
         return callers[0].run(seconds)
     times, errors = [], []
