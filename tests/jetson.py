@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -51,7 +50,7 @@ class Jetson:
         major, _, revision = release.partition(".")
         self.write(
             "etc/nv_tegra_release",
-            f"# R{major} (release), REVISION: {revision}, GCID: 1, BOARD: generic, EABI: aarch64, DATE: Thu Jan  1 2026\n",
+            f"# R{major} (release), REVISION: {revision}, GCID: 1, BOARD: generic, EABI: aarch64, DATE: Thu Jan  1\n",
         )
 
     def memory(self, free_mb: int, swap_mb: int) -> None:
@@ -170,7 +169,8 @@ def bundle_for(
             "format": 1, "name": "model", "version": "1", "created": "2026-01-01T00:00:00Z", "edgepack": "0",
             "device": "orin-nano", "requires": {}, "target": "tensorrt", "runtime": "tensorrt", "precision": "fp32",
             "threads": 1, "model": {"file": "model/model.onnx"}, "baseline": None,
-            "inputs": [_entry(one) for one in proto.graph.input], "outputs": [_entry(one) for one in proto.graph.output],
+            "inputs": [_entry(one) for one in proto.graph.input],
+            "outputs": [_entry(one) for one in proto.graph.output],
             "golden": {
                 "synthetic": True, "samples": len(feeds),
                 "outputs": [{"name": one.name, "tolerance": tolerance, "reference_sqnr_db": 100.0}
@@ -194,7 +194,7 @@ def reseal(folder: Path) -> None:
 def engines(folder: Path) -> list[str]:
     """What lies in a bundle's folder of engines, the lock apart."""
     place = folder / "engines"
-    return sorted(name for name in os.listdir(place) if name != "lock") if place.is_dir() else []
+    return sorted(path.name for path in place.iterdir() if path.name != "lock") if place.is_dir() else []
 
 
 def sqnr(wanted: np.ndarray, got: np.ndarray) -> float:

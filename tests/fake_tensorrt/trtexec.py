@@ -13,12 +13,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnx
-import onnxruntime
+if "--help" not in sys.argv:  # which is asked for often, and needs none of these
+    import numpy as np
+    import onnx
+    import onnxruntime
 
-sys.path.insert(0, str(Path(__file__).parent))
-import plan
+    sys.path.insert(0, str(Path(__file__).parent))
+    import plan
 
 GPU = "Orin"
 UNITS = {"B": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
@@ -39,6 +40,10 @@ def main() -> int:
     if "help" in options:
         print("=== Model Options ===\n  --onnx=<file>               ONNX model\n" + "\n".join(sorted(known)))
         return 0
+    return work(options, known, banner, version, fault)
+
+
+def work(options: dict[str, str], known: set[str], banner: str, version: str, fault: str) -> int:
     try:
         unknown = [name for name in options if name not in known]
         if unknown:
@@ -124,8 +129,8 @@ def refuse_unsupported(proto: onnx.ModelProto, version: str) -> None:
         lines = [
             f"[TRT] 3: getPluginCreator could not find plugin: {node.op_type} version: 1",
             f'[TRT] ModelImporter.cpp:720: While parsing node number {index} [{node.op_type} -> "{node.output[0]}"]:',
-            "[TRT] ModelImporter.cpp:726: ERROR: builtin_op_importers.cpp:4643 In function importFallbackPluginImporter:\n"
-            '[8] Assertion failed: creator && "Plugin not found, are the plugin name, version, and namespace correct?"',
+            "[TRT] ModelImporter.cpp:726: ERROR: builtin_op_importers.cpp:4643 In function "
+            'importFallbackPluginImporter:\n[8] Assertion failed: creator && "Plugin not found, are the plugin name, version, and namespace correct?"',
         ]
     else:
         lines = [
@@ -183,8 +188,8 @@ def infer(options: dict[str, str], version: str) -> None:
         wanted = int(np.prod(shape)) * np.dtype(dtype).itemsize
         if len(data) != wanted:
             raise plan.Refused(
-                f"Unexpected file size for input file: {files[entry.name]}. Note: Input binding size is: {wanted} bytes "
-                f"but the file size is {len(data)} bytes."
+                f"Unexpected file size for input file: {files[entry.name]}. Note: Input binding size is: {wanted} "
+                f"bytes but the file size is {len(data)} bytes."
             )
         feeds[entry.name] = np.frombuffer(data, dtype).reshape(shape).astype(plan.dtype_of(entry))
     began = time.perf_counter()
