@@ -61,8 +61,13 @@ class FakeBoard:
             self.write(f"sys/class/hwmon/hwmon1/curr{channel}_input", int(share * milliwatts / 5))
         self.write("sys/class/hwmon/hwmon2/name", "soctherm_oc")
         self.over_current(3)
+        self.gpu_clock(306, 1020)
         self.write("sys/class/thermal/cooling_device0/type", "thermal-cpufreq-0")
         self.cooling(0)
+
+    def gpu_clock(self, lowest: int, highest: int) -> None:
+        self.write("sys/class/devfreq/17000000.gpu/min_freq", lowest * 1_000_000)
+        self.write("sys/class/devfreq/17000000.gpu/max_freq", highest * 1_000_000)
 
     def over_current(self, count: int) -> None:
         self.write("sys/class/hwmon/hwmon2/oc1_event_cnt", count)

@@ -61,6 +61,7 @@ def test_nothing_is_read_where_there_is_nothing(tmp_path: Path) -> None:
     machine = Surroundings(str(tmp_path))
     about, looked = machine.about(), machine.sample()
     assert about["board"] is None and about["power_mode"] is None and about["emulated"] is False
+    assert about["jetson_clocks"] is None
     assert looked["throttled"] is None and looked["busy"] is None
     assert not any(looked[key] for key in ("mhz", "governors", "celsius", "throttle_events", "watts", "alarms"))
     assert Energy(machine).since(Energy(machine).read()) is None
@@ -153,6 +154,9 @@ def test_jetson_rails_and_events(board: FakeBoard) -> None:
     board.jetson()
     environment = watched(board)
     assert environment["power_mode"] == "15W" and "Orin" in environment["board"]
+    assert environment["jetson_clocks"] is False
+    board.gpu_clock(1020, 1020)
+    assert watched(board)["jetson_clocks"] is True
     assert environment["before"]["watts"] == {"VDD_IN": 5.0, "VDD_CPU_GPU_CV": 2.0, "VDD_SOC": 1.0}
     assert list(of_the_machine(environment)) == []
     assert doubts(board, lambda share: board.over_current(3 if share < 0.5 else 4)) == [("throttled", "invalid")]

@@ -52,6 +52,7 @@ def _facts(one: Measured) -> dict[str, str]:
         "governor": ", ".join(governors),
         "clocks fixed": ", ".join(clocks.get("fixed", [])),
         "power mode": about["power_mode"],
+        "jetson_clocks": {True: "on", False: "off"}.get(about.get("jetson_clocks", "")),
         "emulated": "yes: times mean nothing" if about["emulated"] or one.get("emulated") else "",
     }
     return {name: str(words) for name, words in facts.items() if words}

@@ -160,6 +160,8 @@ def _machine(result: Measurement) -> str:
     governors = sorted(set(about["after"]["governors"].values()))
     words += [f"governor {', '.join(governors)}"] if governors else []
     words += [f"power mode {about['power_mode']}"] if about["power_mode"] else []
+    held = about.get("jetson_clocks")
+    words += [] if held is None else [f"jetson_clocks {'on' if held else 'off'}"]
     temperatures = [
         max(sample["celsius"].values()) for sample in (about["before"], about["after"]) if sample["celsius"]
     ]

@@ -130,7 +130,8 @@ def refuse_unsupported(proto: onnx.ModelProto, version: str) -> None:
             f"[TRT] 3: getPluginCreator could not find plugin: {node.op_type} version: 1",
             f'[TRT] ModelImporter.cpp:720: While parsing node number {index} [{node.op_type} -> "{node.output[0]}"]:',
             "[TRT] ModelImporter.cpp:726: ERROR: builtin_op_importers.cpp:4643 In function "
-            'importFallbackPluginImporter:\n[8] Assertion failed: creator && "Plugin not found, are the plugin name, version, and namespace correct?"',
+            'importFallbackPluginImporter:\n[8] Assertion failed: creator && "Plugin not found, are the plugin name, '
+            'version, and namespace correct?"',
         ]
     else:
         lines = [

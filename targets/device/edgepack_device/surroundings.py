@@ -18,6 +18,8 @@ import time
 PATIENCE_S = 5.0
 # ARM's firmware and board tools lie here, which a login over SSH may not have on its PATH.
 MORE_PATHS = ("/usr/bin", "/usr/sbin", "/opt/vc/bin")
+# What devfreq calls the GPU of a Nano, TX2, Xavier, Orin and Thor.
+GPUS = ("gpu", "gp10b", "gv11b", "ga10b")
 X86_CLOCKS = {"tsc", "kvm-clock", "hpet", "acpi_pm", "xen", "hyperv_clocksource_tsc_page"}
 
 
@@ -95,6 +97,7 @@ class Surroundings(object):
             "board": self.board(),
             "emulated": self.emulated(),
             "power_mode": self.power_mode(),
+            "jetson_clocks": self.jetson_clocks(),
         }
 
     def board(self):
@@ -116,6 +119,14 @@ class Surroundings(object):
         for line in (self.program("nvpmodel", "-q") or "").splitlines():
             if "Power Mode" in line:
                 return line.rpartition(":")[2].strip()
+        return None
+
+    def jetson_clocks(self):
+        """Whether a Jetson's GPU is held at one clock, as jetson_clocks does; None where there is no such GPU."""
+        for name in self.names("/sys/class/devfreq/*/min_freq"):
+            if any(part in name.split("/")[4] for part in GPUS):
+                lowest, highest = self.number(name), self.number(os.path.dirname(name) + "/max_freq")
+                return None if lowest is None or highest is None else lowest == highest
         return None
 
     # --- what does --------------------------------------------------------------------------------------------
