@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -12,12 +13,13 @@ import pytest
 
 import edgepack
 from edgepack import _root
-from edgepack.bundles import bundle
+from edgepack.bundles import bundle, remote_bundle
 from edgepack.errors import RunFailed, UsageError
 from tests import models
 from tests.boards import emulated
 from tests.conftest import Run
 from tests.jetson import Jetson, tensorrt_json
+from tests.ssh_device import loopback
 from tests.test_tensorrt_board import picture_bundle
 from tests.test_tflite_bundle import interpreter
 
@@ -149,6 +151,29 @@ def test_on_an_emulated_arm_board(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_engines_outlive_the_uploads_of_a_device(tmp_path: Path) -> None:
+    """`check --on` prepares there by itself, and does not build again what was built."""
+    jetson = Jetson(tmp_path / "board").trtexec()
+    folder = picture_bundle(tmp_path, "10.3.0")
+    manifest = bundle.read_manifest(folder)
+    manifest["requires"] = {"python": f"{sys.version_info.major}.{sys.version_info.minor}"}
+    bundle.seal(folder, manifest)
+    (tmp_path / "ssh").mkdir()
+    forced = tmp_path / "ssh" / "forced.sh"
+    seen = " ".join(f"{name}={jetson.environ()[name]}" for name in ("PYTHONPATH", "EDGEPACK_ROOT"))
+    path = f"PATH={Path(sys.executable).parent}:/usr/bin:/bin"
+    forced.write_text(f'#!/bin/sh\nexec env {seen} {path} /bin/sh -c "$SSH_ORIGINAL_COMMAND"\n')
+    forced.chmod(0o755)
+    with loopback(tmp_path / "ssh", f"ForceCommand {forced}\n") as device:
+        assert edgepack.check(folder, on=device.url)["versions"] == {"tensorrt": "10.3.0"}
+        kept = list((device.home / ".edgepack" / "engines").glob("*.engine"))
+        written = kept[0].stat().st_mtime_ns
+        assert len(kept) == 1 and edgepack.check(folder, on=device.url)["ok"]
+        assert kept[0].stat().st_mtime_ns == written
+        assert remote_bundle.clean(device.url) and not kept[0].exists()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("python", ["3.8", "3.10", "3.12"])
 def test_under_the_pythons_of_jetpack(python: str, tmp_path: Path) -> None:
     """prepare, check, bench and run with trtexec under the very Python, with the wheels of the bundle and no others."""
@@ -171,8 +196,6 @@ def test_under_the_pythons_of_jetpack(python: str, tmp_path: Path) -> None:
 
 def with_wheels(folder: Path, arch: str, python: str, requirements: tuple[str, ...], version: str = "10.3.0") -> Path:
     """The bundle of pictures with these wheels; skips where the package index is out of reach."""
-    import sys
-
     made = picture_bundle(folder, version)
     nodot = python.replace(".", "")
     tags = ("manylinux_2_28", "manylinux_2_27", "manylinux_2_17", "manylinux2014")
