@@ -24,6 +24,8 @@ from tests.fake_tensorrt import plan
 FAKES = Path(__file__).parent / "fake_tensorrt"
 # Versions that are stood in for, and whose published names each has.
 NAMES = {"8.5.2": "8.5.2", "10.3.0": "10.3.0", "11.4.1": "11.1.0"}
+# What `tensorrt.__version__` says on JetPack where that has a fourth number.
+FOUR = {"8.5.2": "8.5.2.2"}
 L4T = {"8.5.2": "35.4.1", "10.3.0": "36.4.3", "11.4.1": "39.1.0"}
 JETPACK = {"8.5.2": "5.1", "10.3.0": "6.2", "11.4.1": "7.2"}
 
@@ -76,8 +78,9 @@ class Jetson:
     def python_api(self, fault: str = "", version: str | None = None) -> Jetson:
         """Put TensorRT's Python API there, and a CUDA without a GPU."""
         names = {kind: words for kind, words in declared(version or self.version).items() if kind != "trtexec"}
+        called = version or self.version
         constants = {
-            "__version__": version or self.version, "NAMES": names, "BEHIND": sysconfig.get_paths()["purelib"],
+            "__version__": FOUR.get(called, called), "NAMES": names, "BEHIND": sysconfig.get_paths()["purelib"],
             "FOLDER": str(FAKES), "CACHE": plan.CACHE,
         }  # fmt: skip
         head = "".join(f"{name} = {value!r}\n" for name, value in constants.items())

@@ -214,9 +214,11 @@ def test_workspace_is_bounded_by_what_is_free(tmp_path: Path) -> None:
     assert f"workspace:{500 * 2**20}" in json.loads(engine.read_bytes().split(b"\n", 1)[0][4:])["flags"]
 
 
-def test_the_python_api_comes_first_and_either_may_be_asked_for(tmp_path: Path) -> None:
-    board = Jetson(tmp_path / "board").python_api().trtexec()
-    bundle = picture_bundle(tmp_path, "10.3.0")
+@pytest.mark.parametrize("version", ["8.5.2", "10.3.0"])
+def test_the_python_api_comes_first_and_either_may_be_asked_for(version: str, tmp_path: Path) -> None:
+    """Both load the same engine, though 8.5 calls itself 8.5.2.2 in Python."""
+    board = Jetson(tmp_path / "board", version).python_api().trtexec()
+    bundle = picture_bundle(tmp_path, version)
     assert board.answer(bundle, "prepare")["prepared"]["model"]["via"] == "python"
     board.environment["EDGEPACK_TENSORRT"] = "trtexec"
     assert [remark["name"] for remark in board.answer(bundle, "check")["remarks"]] == ["trtexec"]

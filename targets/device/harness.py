@@ -41,11 +41,12 @@ try:
     )
     from edgepack_device.golden_check import check
     from edgepack_device.machine import install, refuse_wrong_machine
-    from edgepack_device.preparation import FALLBACK_HELP, prepare, print_prepare, print_remarks
+    from edgepack_device.preparation import FALLBACK_HELP, prepare
     from edgepack_device.profiling import profile
     from edgepack_device.state import Stateful  # noqa: F401
     from edgepack_device.surroundings import sampler_main
     from edgepack_device.timing import interruptible
+    from edgepack_device.words import print_check, print_install, print_prepare, print_run
     from edgepack_device.worker import worker_main
 except ImportError as error:
     if __name__ != "__main__" or not (error.name or "").startswith("edgepack_device"):
@@ -166,40 +167,6 @@ def looked_into(arguments):
     settings["threads"] = settings.get("threads") or default_threads(read_manifest(arguments.bundle))
     found = check(arguments.bundle, settings["threads"], arguments.build_machine, arguments.allow_fallback)
     return dict(profile(arguments.bundle, arguments.part, settings, HERE), check=found, threads=settings["threads"])
-
-
-def print_install(report):
-    print("installed %d wheels into %s" % (len(report["wheels"]), report["folder"]))
-
-
-def print_check(report):
-    print("ok: %d golden samples" % report["samples"])
-    for name, figures in sorted(report["outputs"].items()):
-        if figures["kind"] == "exact":
-            words = "equal to the build machine's, bit by bit"
-        elif figures["kind"] == "relative":
-            words = "off by %.1e of its range" % figures["relative_error"]
-        else:
-            words = "%.1f dB from the build machine's" % figures["expected_sqnr_db"]
-        if "reference_sqnr_db" in figures:
-            words += ", %.1f dB from the float original" % figures["reference_sqnr_db"]
-        if "other_kernels_sqnr_db" in figures:
-            words += " (by its builtin kernels %.1f)" % figures["other_kernels_sqnr_db"]
-        print("  %s: %s" % (name, words))
-    print_remarks(report.get("remarks", []))
-
-
-def print_run(results):
-    for entry in results:
-        print("%s (%.1f ms)" % (entry["input"], entry["ms"]))
-        for name, output in entry["outputs"].items():
-            if "top" in output:
-                for top in output["top"]:
-                    print("  %8.4f  %s" % (top["score"], top["label"] or "class %d" % top["class"]))
-            else:
-                print("  %s %s %s" % (name, output["dtype"], output.get("values", output["shape"])))
-    if results:
-        print_remarks(results[-1].get("remarks", []))
 
 
 def parser():

@@ -12,6 +12,7 @@ import os as _os
 import signal as _signal
 import sys as _sys
 
+_VERSION = ".".join(__version__.split(".")[:3])
 _MAJOR = int(__version__.split(".")[0])
 _FAULT = _os.environ.get("FAKE_TENSORRT_FAULT", "")
 
@@ -185,7 +186,7 @@ class IBuilderConfig(object):
 
     def create_timing_cache(self, serialized_timing_cache):
         data = bytes(memoryview(serialized_timing_cache))
-        good = not data or data == CACHE + __version__.encode()
+        good = not data or data == CACHE + _VERSION.encode()
         return ITimingCache(data) if good else None
 
     def set_timing_cache(self, cache, ignore_mismatch):
@@ -252,9 +253,9 @@ class Builder(object):
                 "defined.)"
             )
         if config._cache is not None:
-            config._cache = ITimingCache(CACHE + __version__.encode())
+            config._cache = ITimingCache(CACHE + _VERSION.encode())
         about = flags | {"workspace:%d" % config._limits.get("WORKSPACE", 0)}
-        return IHostMemory(plan.write(network._proto, __version__, "Orin", profile, about))
+        return IHostMemory(plan.write(network._proto, _VERSION, "Orin", profile, about))
 
     def _say(self, *lines):
         for line in lines:
@@ -413,7 +414,7 @@ class Runtime(object):
     def deserialize_cuda_engine(self, serialized_engine):
         onnx, onnxruntime, plan = _onnx()
         try:
-            about, model = plan.read(bytes(memoryview(serialized_engine)), __version__)
+            about, model = plan.read(bytes(memoryview(serialized_engine)), _VERSION)
         except plan.Refused as refused:
             self._logger.log(ILogger.ERROR, refused.lines[0])
             return None

@@ -28,19 +28,3 @@ def prepare(folder, again=False, build_machine=False, fallback=None):
             except Exception as error:
                 raise told(error, 52, "%s cannot prepare it: %s" % (manifest["target"], first_line(error)), "")
     return report
-
-
-def print_prepare(report):
-    if not report["prepared"]:
-        print("nothing to prepare: %s runs the model as it is" % report["target"])
-    for part, about in sorted(report["prepared"].items()):
-        if about["engine"] is None:
-            print("nothing prepared: %s" % about["warnings"][0])
-        else:
-            done = "built in %.0f s" % about["seconds"] if about["built"] else "is there already"
-            print("%s: the engine %s (TensorRT %s, %s)" % (part, done, about["tensorrt"], about["engine"]))
-
-
-def print_remarks(remarks):
-    for remark in remarks:
-        print("  ! %s\n    %s" % (remark["words"], remark["advice"]))

@@ -134,7 +134,7 @@ def alone(folder, say):
             fcntl.flock(file, fcntl.LOCK_EX)
         # Whoever has the lock builds alone: what is half written was left by one that was killed.
         for name in listed(folder):
-            if name.endswith(".partial"):
+            if name.endswith((".partial", ".partial.lock")):  # trtexec locks its timing cache by a file
                 os.remove(os.path.join(folder, name))
         yield file.fileno()
 
@@ -154,7 +154,12 @@ def keep(partial, engine, record):
 
 
 def sweep(path, entries):
-    """Remove the engines of this model that nothing can load any more: of another TensorRT, L4T or GPU."""
+    """Remove this bundle's engines that nothing can load any more: of another TensorRT, L4T or GPU.
+
+    A folder that was chosen may be shared, with a container that has another TensorRT, for one.
+    """
+    if os.environ.get(PLACE):
+        return
     folder = folder_for(path)
     for name in listed(folder):
         engine = os.path.join(folder, name)

@@ -23,14 +23,10 @@ class Installed(object):
     """`version` as in "10.3.0", `numbers` the same as a tuple; `program` is trtexec, None for the Python API."""
 
     def __init__(self, version, program=None):
-        self.version = version
         self.numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:3])
+        # The Python API says a fourth number, a build of the same release, and trtexec does not.
+        self.version = ".".join(map(str, self.numbers))
         self.program = program
-
-    @property
-    def typed(self):
-        """Networks may be strongly typed since 10, and always are since 11."""
-        return self.numbers[0] >= 10
 
 
 def find():

@@ -64,7 +64,7 @@ def prepare(path, allowed=None, again=False, say=engines.say):
             words = "the engine cannot be written: %s" % error.strerror
             raise BoardError(words, "free some space, or let %s name another folder" % engines.PLACE, code=61)
         finally:
-            engines.forget(job["output"], job["timing"])
+            engines.forget(job["output"], job["timing"], job["timing"] + ".lock")
         engines.sweep(path, entries)
     return dict(report, built=True, seconds=time.monotonic() - began)
 
