@@ -25,13 +25,18 @@ SWAP = (
 )
 
 
-def out_of_memory(free, workspace):
+def out_of_memory(free, workspace, killed=False):
     """
     Args:
-        free: bytes that were free before, swap included; workspace: bytes that TensorRT was allowed.
+        free: bytes that were free before, swap included.
+        workspace: bytes that TensorRT was allowed.
+        killed: the build was ended from outside, which mostly is the kernel.
     """
-    words = "the board has too little memory to build the engine (%s were free, %s of workspace)"
-    return BoardError(words % (megabytes(free), megabytes(workspace)), "%s; then prepare again" % SWAP)
+    what = "the board has too little memory to build the engine"
+    if killed:
+        what = "the build was killed, as the kernel does where memory runs out"
+    words = "%s (%s were free, %s of workspace)" % (what, megabytes(free), megabytes(workspace))
+    return BoardError(words, "%s; then prepare again" % SWAP)
 
 
 def megabytes(count):

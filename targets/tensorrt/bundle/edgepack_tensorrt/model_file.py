@@ -127,7 +127,9 @@ def value_info(data, span):
 
 
 def dimension(data, span):
-    return next((value for number, value in fields(data, *span) if number == 1), None)
+    """A length, or None where it is open; -1 says so in the files of some exporters."""
+    length = next((value for number, value in fields(data, *span) if number == 1), 0)
+    return length if 0 < length < 1 << 63 else None
 
 
 def initializer(data, span):

@@ -14,6 +14,7 @@ from edgepack_tensorrt import board, engines, trtexec
 from edgepack_tensorrt.errors import SWAP, BoardError, Missing, megabytes, out_of_memory
 from edgepack_tensorrt.installed import find
 from edgepack_tensorrt.model_file import ModelFile
+from edgepack_tensorrt.python_builder import UNREADABLE
 from edgepack_tensorrt.settings import check_profile, read
 
 PLACE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -152,11 +153,10 @@ class Failed(Exception):
 
 
 def build_once(installed, job, lock, say):
-    memory = out_of_memory(job["free"], job["workspace"])
     command = trtexec.build_command(installed, job) if installed.program else python_command(job)
     code, lines = followed(command, lock, say)
     if code in (-signal.SIGKILL, 128 + signal.SIGKILL):
-        raise Failed(memory, True)
+        raise Failed(out_of_memory(job["free"], job["workspace"], killed=True), True)
     if installed.program:
         error, short = trtexec_error(code, lines), trtexec.short_of_memory(lines)
     else:
@@ -164,7 +164,9 @@ def build_once(installed, job, lock, say):
     if error is None and not (os.path.isfile(job["output"]) and os.path.getsize(job["output"])):
         error = BoardError("TensorRT wrote no engine")
     if error is not None:
-        raise Failed(memory if short else error, short or "operator" in error.message)
+        if short:
+            error = out_of_memory(job["free"], job["workspace"])
+        raise Failed(error, short or UNREADABLE in error.message)
 
 
 def python_command(job):
@@ -196,7 +198,7 @@ def trtexec_error(code, lines):
         return None
     operator = trtexec.operator_in(lines) if any("lugin" in line for line in lines) else None
     if operator:
-        words = "TensorRT cannot read the model: it does not know the operator %s" % operator
+        words = "%s: it does not know the operator %s" % (UNREADABLE, operator)
         return BoardError(words, hint_for(words))
     if code < 0:
         return BoardError("trtexec crashed (signal %d): %s" % (-code, trtexec.reason(lines)))
@@ -204,7 +206,7 @@ def trtexec_error(code, lines):
 
 
 def hint_for(words):
-    if "cannot read the model" in words:
+    if UNREADABLE in words:
         return "edgepack inspect MODEL --device BOARD names what TensorRT does not take"
     if "Unknown option" in words:
         return "this trtexec is of another TensorRT than it says: reinstall JetPack's tensorrt package"

@@ -11,6 +11,7 @@ import time
 
 # What TensorRT and CUDA say where memory is short.
 MEMORY = re.compile(r"out of memory|OutOfMemory|OUT_OF_MEMORY|bad_alloc|[Cc]annot allocate memory")
+UNREADABLE = "TensorRT cannot read the model"
 EVERY_S = 2.0
 
 
@@ -84,9 +85,7 @@ def parse(tensorrt, network, logger, path, said):
         name = error.node_name() if hasattr(error, "node_name") else ""
         where = " ".join(part for part in (operator, name) if part) or "node %d" % error.node()
         found.append("%s: %s" % (where, " ".join(error.desc().split())))
-    raise BuildFailed(
-        "TensorRT cannot read the model: %s" % (found[0] if found else why(said, "no reason given")), said
-    )
+    raise BuildFailed("%s: %s" % (UNREADABLE, found[0] if found else why(said, "no reason given")), said)
 
 
 def configured(tensorrt, builder, major, job):
