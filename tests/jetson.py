@@ -141,6 +141,7 @@ def tensorrt_json(version: str, **changes: Any) -> dict[str, Any]:
             "tensorrt": version.rpartition(".")[0], "cuda": "12.6", "compute": "8.7",
         },
         "profile": {},
+        "fp32_layers": [],
         "workspace_bytes": 1 << 30,
         **changes,
     }  # fmt: skip

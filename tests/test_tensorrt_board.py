@@ -131,6 +131,18 @@ def test_a_typed_graph_gets_the_flags_of_its_version(way: str, version: str, pre
     assert {flag for flag in flags if flag in ("FP16", "INT8", "STRONGLY_TYPED")} == ({wanted} if wanted else set())
 
 
+@pytest.mark.parametrize(("version", "asked"), [("8.5.2", {"wide:pool"}), ("10.3.0", set())])
+@pytest.mark.parametrize("way", WAYS)
+def test_weak_types_are_told_which_layers_stay_wide(way: str, version: str, asked: set[str], tmp_path: Path) -> None:
+    proto = half_inside()
+    proto.graph.node[-1].name = "pool"
+    board = put(Jetson(tmp_path / "board", version), way)
+    bundle = picture_bundle(tmp_path, version, proto, precision="fp16", fp32_layers=["pool", "gone"])
+    engine = Path(board.answer(bundle, "prepare")["prepared"]["model"]["engine"])
+    flags = json.loads(engine.read_bytes().split(b"\n", 1)[0][4:])["flags"]
+    assert {flag for flag in flags if flag in ("wide:pool", "PREFER_PRECISION_CONSTRAINTS")} == asked
+
+
 def half_inside() -> onnx.ModelProto:
     return models.model(
         [

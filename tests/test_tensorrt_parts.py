@@ -27,7 +27,7 @@ from edgepack_tensorrt.settings import check_profile, read
 JOB: dict[str, Any] = {
     "model": "m.onnx", "output": "m.engine", "timing": "m.cache", "precision": "int8", "half": True, "quantized": True,
     "sparse": True, "workspace": 512 * 2**20,
-    "profile": {"ids": {"min": [1, 16], "opt": [1, 64], "max": [1, 128]}},
+    "profile": {"ids": {"min": [1, 16], "opt": [1, 64], "max": [1, 128]}}, "fp32_layers": [],
 }  # fmt: skip
 
 # --- command lines --------------------------------------------------------------------------------------------
@@ -53,11 +53,22 @@ def test_the_command_that_builds(version: str, words: str) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("version", "asked"), [("8.2.1", False), ("8.5.2", True), ("8.6.2", True), ("10.3.0", False), ("11.4.1", False)]
+)
+def test_layers_that_should_stay_wide(version: str, asked: bool) -> None:
+    """From 10 on the graph's own types say so."""
+    job = {**JOB, "fp32_layers": ["/head/Softmax", "norm", "odd:name"]}
+    command = trtexec.build_command(Installed(version, "trtexec"), job)
+    assert ("--precisionConstraints=prefer" in command) is asked
+    assert ("--layerPrecisions=/head/Softmax:fp32,norm:fp32" in command) is asked
+
+
 @pytest.mark.parametrize("version", NAMES)
 def test_every_flag_is_declared_by_that_version(version: str) -> None:
     installed, known = Installed(version, "trtexec"), set(declared(version)["trtexec"])
     commands = [
-        trtexec.build_command(installed, JOB),
+        trtexec.build_command(installed, {**JOB, "fp32_layers": ["norm"]}),
         trtexec.run_command(installed, "e", {"x": "f"}, {"x": (1, 2)}, output="o"),
         trtexec.run_command(installed, "e", {"x": "f"}, {}, times="t", seconds=1),
     ]

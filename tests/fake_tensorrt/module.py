@@ -159,9 +159,36 @@ class IOptimizationProfile(object):
 
 
 @_documented
+class ILayer(object):
+    def __init__(self, name):
+        self._name, self._precision = name, None
+
+    @property
+    def name(self):
+        return self._name
+
+    @property
+    def precision(self):
+        return self._precision
+
+    @precision.setter
+    def precision(self, kind):
+        if kind._kind != "DataType":
+            raise TypeError("precision: incompatible function arguments")
+        self._precision = kind
+
+
+@_documented
 class INetworkDefinition(object):
     def __init__(self, flags):
-        self._flags, self._proto = flags, None
+        self._flags, self._proto, self._layers = flags, None, []
+
+    @property
+    def num_layers(self):
+        return len(self._layers)
+
+    def get_layer(self, index):
+        return self._layers[index]
 
 
 @_documented
@@ -254,7 +281,10 @@ class Builder(object):
             )
         if config._cache is not None:
             config._cache = ITimingCache(CACHE + _VERSION.encode())
-        about = flags | {"workspace:%d" % config._limits.get("WORKSPACE", 0)}
+        wide = {"wide:" + layer._name for layer in network._layers if layer._precision is not None}
+        if wide and "PREFER_PRECISION_CONSTRAINTS" not in config._flags:
+            return self._say("layer precisions without precision constraints have no effect")
+        about = flags | wide | {"workspace:%d" % config._limits.get("WORKSPACE", 0)}
         return IHostMemory(plan.write(network._proto, _VERSION, "Orin", profile, about))
 
     def _say(self, *lines):
@@ -300,6 +330,7 @@ class OnnxParser(object):
             self._logger.log(ILogger.ERROR, "ModelImporter.cpp:963: While parsing node number %d" % found[0])
             return False
         self._network._proto = proto
+        self._network._layers = [ILayer(node.name) for node in proto.graph.node]
         return True
 
     @property

@@ -79,6 +79,10 @@ def build(options: dict[str, str], version: str, fault: str) -> None:
         )
     plan.check_graph(proto, major, flags)
     profile = profile_of(options, proto)
+    wide = [part.rsplit(":", 1) for part in options.get("layerPrecisions", "").split(",") if part]
+    if wide and options.get("precisionConstraints") not in ("prefer", "obey"):
+        raise plan.Refused("--layerPrecisions has no effect when --precisionConstraints is none")
+    flags |= {f"wide:{name}" for name, kind in wide if kind == "fp32"}
     engine = plan.write(proto, version, GPU, profile, flags)
     output = Path(options["saveEngine"])
     if fault == "slow":

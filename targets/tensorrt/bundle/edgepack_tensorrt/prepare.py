@@ -118,6 +118,7 @@ def job_for(path, engine, file, settings, say):
         "quantized": file.quantized,
         "sparse": settings.sparse,
         "profile": settings.profile,
+        "fp32_layers": settings.fp32_layers,
         "workspace": workspace,
         "free": with_swap,
     }

@@ -19,7 +19,7 @@ def main(job):
     """
     Args:
         job: `model`, `output`, `timing` (a cache to start from and write), `precision`, `half` (whether the graph
-            holds fp16), `quantized`, `sparse`, `profile`, `workspace`.
+            holds fp16), `quantized`, `sparse`, `profile`, `workspace`, `fp32_layers`.
     """
     try:
         tell(done=build(job))
@@ -52,6 +52,8 @@ def build(job):
     network = builder.create_network(network_flags(tensorrt, major))
     parse(tensorrt, network, logger, job["model"], said)
     config = configured(tensorrt, builder, major, job)
+    if major < 10 and job["fp32_layers"]:
+        keep_wide(tensorrt, network, config, set(job["fp32_layers"]))
     cache = start_cache(config, job["timing"])
     plan = builder.build_serialized_network(network, config)
     if plan is None:
@@ -109,6 +111,15 @@ def configured(tensorrt, builder, major, job):
     if hasattr(tensorrt, "IProgressMonitor"):
         config.progress_monitor = monitor(tensorrt)
     return config
+
+
+def keep_wide(tensorrt, network, config, names):
+    """Ask for layers in fp32 where TensorRT takes types for hints; layers are called like the nodes they come from."""
+    config.set_flag(tensorrt.BuilderFlag.PREFER_PRECISION_CONSTRAINTS)
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        if layer.name in names:
+            layer.precision = tensorrt.DataType.FLOAT
 
 
 def start_cache(config, path):

@@ -15,15 +15,19 @@ class Settings(object):
     """How to build one model.
 
     `precision`, `sparse`, `built_for` (jetpack, l4t, tensorrt, cuda, compute), `profile` (min, opt and max of each
-    input with an open dimension), `workspace` in bytes at most.
+    input with an open dimension), `workspace` in bytes at most, and `fp32_layers`, nodes by name that should stay in
+    fp32 where TensorRT chooses types itself (before 10).
     """
 
-    def __init__(self, precision="fp32", sparse=False, built_for=None, profile=None, workspace=WORKSPACE):
+    def __init__(
+        self, precision="fp32", sparse=False, built_for=None, profile=None, workspace=WORKSPACE, fp32_layers=()
+    ):
         self.precision = precision
         self.sparse = sparse
         self.built_for = built_for or {}
         self.profile = profile or {}
         self.workspace = workspace
+        self.fp32_layers = list(fp32_layers)
 
     def of_the_engine(self):
         """What an engine depends on."""
@@ -32,6 +36,7 @@ class Settings(object):
             "sparse": self.sparse,
             "profile": self.profile,
             "workspace": self.workspace,
+            "fp32_layers": self.fp32_layers,
         }
 
 
@@ -69,6 +74,7 @@ def parsed(path):
             dict(entries["built_for"]),
             profile,
             int(entries["workspace_bytes"]),
+            [str(name) for name in entries.get("fp32_layers", [])],
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise BoardError("%s cannot be read" % path, "copy the bundle again", code=50)

@@ -17,6 +17,9 @@ DTYPES = {"float64": "float32"}
 NARROW = {"int64": "int32", "uint32": "int32", "uint64": "int32", "int16": "int32", "uint16": "int32"}
 
 
+LAYERS_SINCE = (8, 4)
+
+
 def build_command(installed, job):
     """
     Args:
@@ -36,6 +39,10 @@ def build_command(installed, job):
             command.append("--fp16")
         if job["precision"] == "int8" or job["quantized"]:
             command.append("--int8")
+        if job["fp32_layers"] and numbers >= LAYERS_SINCE:
+            wide = [name for name in job["fp32_layers"] if not set(name) & set(":,'*")]
+            command.append("--precisionConstraints=prefer")
+            command.append("--layerPrecisions=%s" % ",".join("%s:fp32" % name for name in wide))
     if job["sparse"]:
         command.append("--sparsity=enable")
     for which in ("min", "opt", "max"):
