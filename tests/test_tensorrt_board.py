@@ -399,13 +399,21 @@ def test_a_damaged_timing_cache_is_left_out(way: str, tmp_path: Path) -> None:
     assert "timing cache" in done.stderr and cache.read_bytes() == b"timing cache of 10.3.0"
 
 
-@pytest.mark.parametrize(("built_for", "there"), [("10.3.0", "8.5.2"), ("8.5.2", "10.3.0"), ("10.3.0", "11.4.1")])
-def test_another_major_version_is_refused_by_name(built_for: str, there: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("built_for", "there"), [("10.3.0", "8.5.2"), ("8.5.2", "10.3.0"), ("8.5.2", "11.4.1")])
+def test_a_tensorrt_that_reads_other_graphs_is_refused_by_name(built_for: str, there: str, tmp_path: Path) -> None:
     board = Jetson(tmp_path / "board", there).python_api()
     done = board.run(picture_bundle(tmp_path, built_for), "prepare")
     named = f"TensorRT {built_for.rpartition('.')[0]} (JetPack {JETPACK[built_for]})"
     assert done.returncode == 55 and f"was built for {named}, and this board has {there}" in done.stderr
     assert f"--device BOARD@jp{JETPACK[there]}" in done.stderr
+
+
+def test_11_takes_what_was_built_for_10(tmp_path: Path) -> None:
+    """Both read types off the graph, and JetPack 7.2 came with the one first and the other later."""
+    board = Jetson(tmp_path / "board", "11.4.1").python_api()
+    report = board.answer(picture_bundle(tmp_path, "10.3.0"), "prepare")["prepared"]["model"]
+    assert report["built"] and report["warnings"][0] == "it was built for TensorRT 10.3, and this board has 11.4.1"
+    assert board.answer(tmp_path / "bundle", "check")["ok"]
 
 
 def test_another_l4t_is_told_and_built_all_the_same(tmp_path: Path) -> None:

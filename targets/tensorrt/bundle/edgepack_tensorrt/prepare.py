@@ -19,6 +19,8 @@ from edgepack_tensorrt.settings import check_profile, read
 
 PLACE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 QUIET_S = 20.0
+# The first major version that takes types as they stand in the graph.
+TYPED = 10
 LEAST_WORKSPACE = 64 * 2**20
 # TensorRT and CUDA take about half a gigabyte before the first weight; timing kernels needs a few copies of those.
 ALWAYS, COPIES = 512 * 2**20, 4
@@ -74,12 +76,12 @@ def differences(built_for, installed):
     """What about the board is not what the bundle was built for, in words.
 
     Raises:
-        BoardError: 55, the TensorRT is of another major version, which reads other graphs.
+        BoardError: 55, this TensorRT reads other graphs: 8 chooses types, 10 and 11 take those of the graph.
     """
     wanted, found = built_for.get("tensorrt"), []
     release = board.l4t()
     if wanted:
-        if int(wanted.split(".")[0]) != installed.numbers[0]:
+        if (int(wanted.split(".")[0]) >= TYPED) != (installed.numbers[0] >= TYPED):
             there = board.system(release)
             raise BoardError(
                 "this bundle was built for TensorRT %s (JetPack %s), and this board has %s"
