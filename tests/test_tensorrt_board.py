@@ -467,6 +467,26 @@ def waited_for(bundle: Path) -> Path:
     raise AssertionError("nothing was written")
 
 
+def test_a_build_whose_parent_was_killed_keeps_others_out(tmp_path: Path) -> None:
+    board = Jetson(tmp_path / "board").cuda().trtexec("hang")
+    bundle = picture_bundle(tmp_path, "10.3.0")
+    first = subprocess.Popen(board.command(bundle, "prepare"), env=board.environ(), stderr=-1, start_new_session=True)
+    try:
+        waited_for(bundle)
+        first.kill()
+        first.wait(timeout=30)
+        board.trtexec()
+        second = subprocess.Popen(board.command(bundle, "prepare", "--json"), env=board.environ(), stdout=-1, stderr=-1)
+        assert second.stderr is not None and b"another prepare is at it" in second.stderr.readline()
+        assert second.poll() is None
+    finally:
+        os.killpg(first.pid, signal.SIGKILL)
+        assert first.stderr is not None
+        first.stderr.close()
+    out, _ = second.communicate(timeout=60)
+    assert json.loads(out)["prepared"]["model"]["built"] and board.answer(bundle, "check")["ok"]
+
+
 def test_two_builds_take_turns(tmp_path: Path) -> None:
     board = Jetson(tmp_path / "board").trtexec("slow")
     bundle = picture_bundle(tmp_path, "10.3.0")
