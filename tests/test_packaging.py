@@ -36,6 +36,8 @@ def test_the_wheel_holds_the_package_and_its_data(wheel: Path) -> None:
         "targets/onnxruntime/runner.py",
         "targets/onnxruntime/profiler.py",
         "targets/openvino/__init__.py",
+        "targets/tensorrt/bundle/edgepack_tensorrt/prepare.py",
+        "targets/tensorrt/bundle/jetpack/Dockerfile",
         "demo/fashion_resnet.onnx",
         "demo/eval.npz",
         "page/page.html",

@@ -124,6 +124,27 @@ def test_outputs_that_are_no_numbers(tmp_path: Path) -> None:
     )
 
 
+def test_a_model_with_states_is_timed_with_them() -> None:
+    """A runtime that times itself gets whole feeds, states included."""
+    sys.path.insert(0, str(_root.TARGETS / "device"))
+    from edgepack_device.state import Stateful
+
+    class Run:
+        def __call__(self, feeds: Any) -> Any:
+            return {"y": feeds["x"], "hn": feeds["h"] + 1}
+
+        def timed(self, feeds: Any, seconds: float) -> list[float]:
+            return [float(feeds["h"].sum()), seconds]
+
+    states = [{"input": "h", "output": "hn", "dtype": "float32", "shape": [1, 2]}]
+    model = Stateful(Run(), states, [{"name": "x", "shape": [1, 3]}])
+    feed = {"x": np.zeros((1, 3), np.float32)}
+    assert model.timed(feed, 0.5) == [0.0, 0.5]
+    model(feed)
+    assert model.timed(feed, 0.5) == [2.0, 0.5]
+    assert not hasattr(Stateful(lambda feeds: feeds, states, []), "timed")
+
+
 # --- the reader of ONNX files ---------------------------------------------------------------------------------
 
 
