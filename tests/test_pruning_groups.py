@@ -144,3 +144,18 @@ def test_small_constants_that_layers_share_do_not_tie_them() -> None:
     weights = {"w1": random((4, 3, 1, 1)), "w2": random((4, 4, 1, 1), 1), "w3": random((5, 4, 1, 1)), "b": random((4,))}
     _, found, _ = _found(model(nodes, {"x": ["N", 3, 4, 4]}, {"y": ["N", 5, 4, 4]}, weights))
     assert [group.width for group in found.groups] == [4, 4]
+
+
+def test_an_old_softmax_mixes_all_axes_from_its_own_on() -> None:
+    """Before opset 13 the one without an axis is over channels and places; since then over the last axis."""
+    nodes = [
+        helper.make_node("Conv", ["x", "a"], ["h"]),
+        helper.make_node("Softmax", ["h"], ["s"]),
+        helper.make_node("Conv", ["s", "b"], ["y"]),
+    ]
+    weights = {"a": random((8, 3, 1, 1), 1), "b": random((5, 8, 1, 1), 2)}
+    reasons = [
+        _found(model(nodes, {"x": [1, 3, 4, 4]}, {"y": [1, 5, 4, 4]}, weights, opset=opset))[1].left_alone.get("h")
+        for opset in (11, 13)
+    ]
+    assert reasons == ["Softmax s mixes all places along it", None]

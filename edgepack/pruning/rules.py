@@ -46,6 +46,12 @@ def read(node: ir.Node, index: int) -> str:
     return name(node.inputs[index]) if len(node.inputs) > index else ""
 
 
+def opset(node: ir.Node) -> int:
+    """The version of ONNX's operators that the node's graph is written in."""
+    imports = {} if node.graph is None else node.graph.opset_imports
+    return int(imports.get("", imports.get("ai.onnx", 13)))
+
+
 def same(ties: Ties, one: str, other: str, axes: list[int] | None = None) -> None:
     """Axes of two values that count the same, all of them if none are given."""
     for axis in range(ties.rank(one)) if axes is None else axes:
@@ -163,8 +169,10 @@ def along(node: ir.Node, ties: Ties) -> None:
     """Softmax, LayerNormalization and the like: each place depends on all others along one axis, or from it on."""
     data, output = read(node, 0), name(node.outputs[0])
     axis = node.attributes.get_int("axis", -1) % ties.rank(data)
-    version = node.version if node.version is not None else 13
-    to_the_end = "Normalization" in node.op_type or ("Softmax" in node.op_type and version < 13)
+    old = "max" in node.op_type and opset(node) < 13
+    if old:  # all axes from its own on, 1 if not given
+        axis = node.attributes.get_int("axis", 1) % ties.rank(data)
+    to_the_end = old or node.op_type in ("LayerNormalization", "RMSNormalization")
     same(ties, data, output)
     mixed = list(range(axis, ties.rank(data))) if to_the_end else [axis]
     ties.freeze(data, f"{words(node)} mixes all places along it", mixed)
