@@ -18,6 +18,9 @@ FAMILIES = ("arm", "intel", "jetson")
 PRECISIONS = ("fp32", "fp16", "int8", "dynamic", "w8", "w4", "w8a16")
 # Weights of w4 that may share a scale: what MatMulNBits has kernels for.
 BLOCKS = (16, 32, 64, 128)
+# Channels that kernels take at once, in narrow layers and in wide ones, where a board says nothing of its own: what
+# vectors of 128 to 512 bits and blocked layouts hold.
+CHANNELS = (8, 16)
 _CPU = ("fp32", "fp16", "int8", "dynamic", "w8", "w4")
 GAINS = ("expected", "measure")
 # Flags of /proc/cpuinfo that change what a runtime computes or how fast.
@@ -67,7 +70,8 @@ class Gpu:
 class Device:
     """What is known of a board with one of its systems.
 
-    `targets` maps a runtime to the precisions it runs well there, the default first.
+    `targets` maps a runtime to the precisions it runs well there, the default first. `channels` are what pruned layers
+    keep a multiple of, narrow and wide ones.
     """
 
     board: str
@@ -85,6 +89,7 @@ class Device:
     int8_why: str
     gpu: Gpu | None = None
     note: str = ""
+    channels: tuple[int, int] = CHANNELS
 
     @property
     def name(self) -> str:
@@ -114,6 +119,7 @@ _BOARD_KEYS: dict[str, tuple[type, bool]] = {
     "title": (str, True), "family": (str, True), "arch": (str, True), "cpu": (str, True), "cores": (int, True),
     "memory_mb": (int, True), "features": (list, True), "systems": (list, True), "targets": (dict, True),
     "int8_gain": (str, True), "int8_why": (str, True), "gpu": (dict, False), "note": (str, False),
+    "channels": (list, False),
 }  # fmt: skip
 _GPU_KEYS: dict[str, tuple[type, bool]] = {
     "compute": (str, True), "int8": (bool, True), "fp16": (bool, True), "sparsity": (bool, True), "dla": (int, True),
@@ -220,6 +226,17 @@ def _check_board(where: str, board: Any, systems: Mapping[str, System]) -> None:
             _check_choice(where, "targets", precision, PRECISIONS)
     if "gpu" in board:
         _check_keys(f"{where}: gpu", board["gpu"], _GPU_KEYS)
+    _check_channels(where, board.get("channels", list(CHANNELS)))
+
+
+def _check_channels(where: str, channels: list[object]) -> None:
+    match channels:
+        case [int(narrow), int(wide)] if 0 < narrow <= wide and wide % narrow == 0:
+            return
+    raise DeviceFileError(
+        f"{where}: key channels: {channels} should be two numbers, the second a multiple of the first",
+        f"such as {list(CHANNELS)}, for narrow and wide layers",
+    )
 
 
 def _check_keys(where: str, table: Any, keys: Mapping[str, tuple[type, bool]]) -> None:
@@ -273,6 +290,7 @@ def _device(board: Mapping[str, Any], system: str | None) -> Device:
         int8_why=board["int8_why"],
         gpu=Gpu(**board["gpu"]) if "gpu" in board else None,
         note=board.get("note", ""),
+        channels=tuple(board.get("channels", CHANNELS)),
     )
 
 

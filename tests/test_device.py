@@ -111,6 +111,8 @@ def test_a_device_file_may_use_the_systems_of_edgepack(tmp_path: Path) -> None:
         ({"int8_gain": "maybe"}, ["key int8_gain", "maybe"]),
         ({"colour": "green"}, ["key colour", "unknown"]),
         ({"gpu": {"compute": "8.7"}}, ["gpu", "key int8", "missing"]),
+        ({"channels": [8, 20]}, ["key channels", "multiple"]),
+        ({"channels": [8]}, ["key channels", "two numbers"]),
     ],
 )
 def test_a_wrong_key_is_named_with_its_file_and_board(tmp_path: Path, board: dict[str, Any], words: list[str]) -> None:
@@ -118,6 +120,11 @@ def test_a_wrong_key_is_named_with_its_file_and_board(tmp_path: Path, board: dic
     with pytest.raises(DeviceFileError) as caught:
         device.read(path)
     assert all(word in caught.value.message for word in [str(path), *words])
+
+
+def test_a_board_may_say_what_pruned_layers_are_a_multiple_of(tmp_path: Path) -> None:
+    assert device.find("mine", write(tmp_path, {})).channels == device.CHANNELS
+    assert device.find("mine", write(tmp_path, {"channels": [4, 32]})).channels == (4, 32)
 
 
 @pytest.mark.parametrize("key", sorted(BOARD))

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import yaml
 from onnx import helper
 
 import edgepack
 from edgepack import demo
+from edgepack._root import DEVICES
 from edgepack.building.pipeline import Build
 from edgepack.bundles import bundle
 from edgepack.data.samples import Feed, Samples, read
@@ -158,17 +160,40 @@ def test_a_layer_of_many_columns_is_refitted_as_one_system(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("width", "places", "counts"),
+    ("width", "places", "channels", "counts"),
     [
-        (20, 1, (20, 16, 8)),
-        (512, 1, (512, 496)),
-        (12, 64, (12, 11)),
-        (6, 4, (6, 4, 2)),
-        (8, 1, (8,)),
+        (20, 1, (8, 16), (20, 16, 8)),
+        (512, 1, (8, 16), (512, 496)),
+        (512, 1, (8, 32), (512, 480)),
+        (12, 64, (8, 16), (12, 11)),
+        (6, 4, (8, 16), (6, 4, 2)),
+        (8, 1, (8, 16), (8,)),
+        (8, 1, (4, 16), (8, 4)),
     ],
 )
-def test_counts_are_what_kernels_like(width: int, places: int, counts: tuple[int, ...]) -> None:
-    assert allowed(width, places)[: len(counts)] == counts
+def test_counts_are_what_kernels_like(
+    width: int, places: int, channels: tuple[int, int], counts: tuple[int, ...]
+) -> None:
+    assert allowed(width, places, channels)[: len(counts)] == counts
+
+
+def test_a_build_keeps_the_multiples_of_its_device(tmp_path: Path) -> None:
+    """A board whose kernels take 4 channels at once: this model's 16 are narrowed to what 8 would not allow."""
+    board = tmp_path / "devices.yaml"
+    shipped = yaml.safe_load(DEVICES.read_text())["boards"]["rpi5"]
+    board.write_text(yaml.safe_dump({"boards": {"mine": {**shipped, "channels": [4, 16]}}}))
+    onnx.save(models.convnet(channels=24), tmp_path / "model.onnx")
+    np.savez(tmp_path / "calib.npz", x=models.images(64, seed=1))
+
+    def widths(name: str) -> set[int]:
+        built = edgepack.build(
+            tmp_path / "model.onnx", tmp_path / name, device=name, devices_file=board, target="onnxruntime",
+            data=tmp_path / "calib.npz", precision="fp32", prune="macs=0.8", seconds=0.1,
+        )  # fmt: skip
+        assert built.pruning is not None and not built.pruning["declined"]
+        return {group["after"] % 8 for group in built.pruning["groups"]}
+
+    assert widths("mine") == {4} and widths("rpi5") == {0}
 
 
 def test_the_budget_is_taken_where_it_costs_least() -> None:

@@ -95,6 +95,7 @@ def pruned(given: Ingredients, budget: Budget, importance: str, progress: Progre
         given.data,
         budget,
         importance=importance,
+        channels=given.plan.device.channels,
         ratio=lambda one, other: latency_ratio(given, one, other, progress),
         progress=progress,
     )

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from edgepack.data.samples import Feed, Samples
+from edgepack.device import CHANNELS
 from edgepack.errors import PruningError, UsageError
 from edgepack.model import Model
 from edgepack.pruning.budget import Budget
@@ -99,6 +100,7 @@ def prune(
     budget: Budget,
     *,
     importance: str = "second-order",
+    channels: tuple[int, int] = CHANNELS,
     ratio: Ratio | None = None,
     progress: Progress = lambda what, done, total: None,
 ) -> Pruned:
@@ -108,6 +110,7 @@ def prune(
         model: float, cleaned up (edgepack/building/cleaning.py).
         samples: unlabelled ones, to fit to.
         importance: one of importance.NAMES.
+        channels: what layers keep a multiple of, narrow and wide ones (Device.channels).
         ratio: times two models; only a budget of latency needs it.
 
     Raises:
@@ -118,8 +121,9 @@ def prune(
         raise UsageError(f"no importance {importance!r}", f"one of {', '.join(NAMES)}")
     whole, found = find(model, samples.read(0))
     known = survey(
-        whole, found, samples, importance, lambda done, total: progress("measuring groups of channels", done, total)
-    )
+        whole, found, samples, importance, lambda done, total: progress("measuring groups of channels", done, total),
+        channels=channels,
+    )  # fmt: skip
     return pruned_to(known, budget, importance=importance, ratio=ratio, progress=progress)
 
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Wide layers keep multiples of 16 places, which is what wide registers and blocked layouts hold; others of 8.
-_WIDE, _NARROW = 16, 8
+from edgepack.device import CHANNELS
+
+# Places from which a layer is a wide one.
 _WIDE_FROM = 256
 # No group is left with less than this share of its channels.
 _LEAST = 1 / 8
@@ -32,14 +33,15 @@ class Curve:
         return np.asarray(np.square(np.interp(counts, self.counts[::-1], amplitudes[::-1])))
 
 
-def allowed(width: int, places: int) -> tuple[int, ...]:
+def allowed(width: int, places: int, channels: tuple[int, int] = CHANNELS) -> tuple[int, ...]:
     """The counts that a group may keep, its width first.
 
     Args:
         width: channels of the group.
         places: how many places of a layer's output go with each.
+        channels: what a layer's places stay a multiple of, if it is narrow and if it is wide.
     """
-    quantum = _WIDE if width * places >= _WIDE_FROM else _NARROW
+    quantum = channels[width * places >= _WIDE_FROM]
     step = quantum // int(np.gcd(quantum, places))
     least = max(1, int(np.ceil(width * _LEAST)))
     return (width, *(count for count in range((width - 1) // step * step, 0, -step) if count >= least))

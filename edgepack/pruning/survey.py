@@ -11,6 +11,7 @@ from threadpoolctl import threadpool_limits
 
 from edgepack.data.samples import Feed, Samples, subset
 from edgepack.data.samples import spread as places
+from edgepack.device import CHANNELS
 from edgepack.model import Model, constant
 from edgepack.pruning.consumers import Watch, consumers
 from edgepack.pruning.distance import distance
@@ -83,12 +84,15 @@ def survey(
     samples: Samples,
     importance: str = "second-order",
     progress: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    channels: tuple[int, int] = CHANNELS,
 ) -> Survey:
     """Look at each group by itself.
 
     Args:
         model: the one the dependencies were found in.
         importance: one of importance.NAMES.
+        channels: what layers keep a multiple of, narrow and wide ones.
     """
     assert importance in NAMES
     seen, held = halves(samples)
@@ -97,19 +101,15 @@ def survey(
     for _ in stream(model, list(watches.values()), seen):
         pass
     watches = {one: watch for one, watch in watches.items() if watch.followed and watch.moments.rows > 1}
-    step_counts = [allowed(group.width, group.places) for group in found.groups]
+    step_counts = [allowed(group.width, group.places, channels) for group in found.groups]
     measured = _Measured.of(model, held, sum(len(levels_of(steps)) for steps in step_counts))
+    order_of = _order(model, found, seen, importance)
     curves, orders = [], []
     with threadpool_limits(1, "blas"):
         for number, (group, steps) in enumerate(zip(found.groups, step_counts, strict=True)):
             progress(number, len(found.groups))
             reading = [watches[one] for one in group.consumers if one in watches]
-            order = (
-                None
-                if importance == "second-order" and reading
-                else by_norm(model, found, group, 1 if importance == "l1" else 2)
-            )
-            tried = levels(group, reading, levels_of(steps), order)
+            tried = levels(group, reading, levels_of(steps), order_of(group, bool(reading)))
             errors = [measured.error(small(model, found, [level])) for level in tried]
             curves.append(Curve(counts=(group.width, *levels_of(steps)), errors=(0.0, *errors), steps=steps))
             orders.append(tried[-1].gone if tried else group.units[:0])
@@ -118,6 +118,16 @@ def survey(
         orders=tuple(orders), samples=seen, held=held,
         everything=subset(samples, places(samples.count, MOST)),
     )  # fmt: skip
+
+
+def _order(
+    model: Model, found: Dependencies, samples: Samples, importance: str
+) -> Callable[[Group, bool], np.ndarray | None]:
+    """In which order a group's units go, by the group and whether anything is known of its readers; None: as
+    importance.levels finds it."""
+    if importance == "second-order":
+        return lambda group, read: None if read else by_norm(model, found, group, 2)
+    return lambda group, read: by_norm(model, found, group, 1 if importance == "l1" else 2)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -209,6 +209,7 @@ def device(board: Device, meaning: list[str]) -> RenderableType:
     if board.gpu is not None:
         abilities = [name for name in ("int8", "fp16", "sparsity") if getattr(board.gpu, name)]
         table.add_row("GPU", f"compute capability {board.gpu.compute}: {', '.join(abilities)}; {board.gpu.dla} DLA")
+    table.add_row("pruned layers", f"keep multiples of {board.channels[0]} channels, wide ones of {board.channels[1]}")
     return Group(_heading(f"{board.name}: {board.title}"), table, *(Text(f"- {line}") for line in meaning))
 
 
