@@ -133,7 +133,7 @@ def build(
         block: how many weights share a scale in w4: 16, 32, 64 or 128.
         prune: what is to be left, such as macs=0.7, params=0.6 or latency=0.8: channels are removed and the others
             refitted on `data` (docs/pruning.md).
-        prune_importance: which channels go: second-order, l2 or l1.
+        prune_importance: which channels go: second-order, taylor (the torch extra), l2 or l1.
         threads: threads on the device; all its cores if not given.
         wheels: put the wheels of the requirements into the bundle, for a board without network.
         devices_file: a device file that adds boards to edgepack's own, or replaces them.

@@ -123,8 +123,8 @@ def build(
         str,
         typer.Option(
             metavar="NAME",
-            help="Which channels --prune removes: second-order, l2 or l1.",
-            autocompletion=lambda: ["second-order", "l2", "l1"],
+            help="Which channels --prune removes: second-order, taylor (needs torch), l2 or l1.",
+            autocompletion=lambda: ["second-order", "taylor", "l2", "l1"],
         ),
     ] = "second-order",
     on: Annotated[

@@ -21,11 +21,11 @@ def distance(originals: Sequence[Feed], others: Sequence[Feed]) -> float:
             (one[name].astype(np.float64), other[name].astype(np.float64))
             for one, other in zip(originals, others, strict=True)
         ]
-        found.append(_divergence(wide) if _probabilities(wide[0][0]) else _error(wide))
+        found.append(_divergence(wide) if probabilities(wide[0][0]) else _error(wide))
     return float(np.mean(found)) if found else 0.0
 
 
-def _probabilities(array: np.ndarray) -> bool:
+def probabilities(array: np.ndarray) -> bool:
     return (
         array.ndim >= 2
         and array.shape[-1] > 1

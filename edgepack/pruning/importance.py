@@ -1,6 +1,7 @@
 """In which order a group's channels go, and what the layers behind it become.
 
 - `l1`, `l2`: by the norms of the filters that make a channel.
+- `taylor`: by gradients (pruning/taylor.py).
 - `second-order`: by how much the output of the layers that read it changes if the channel goes and the weights of all
   others make up for it as well as they can (Hassibi & Stork, "Optimal Brain Surgeon", 1992, with a channel's columns in
   place of one weight, as in Kurtić et al., "ZipLM", 2023).
@@ -23,7 +24,7 @@ from edgepack.pruning.consumers import Watch
 from edgepack.pruning.groups import Dependencies, Group, weight_axes
 from edgepack.pruning.rules import name, read
 
-NAMES = ("second-order", "l2", "l1")
+NAMES = ("second-order", "taylor", "l2", "l1")
 _RIDGE = 1e-2
 # A group is emptied in so many steps; the channels of one step are nearly independent of each other.
 _STEPS = 128

@@ -21,6 +21,7 @@ from edgepack.pruning.rules import name
 from edgepack.pruning.sizes import Sizes, sizes
 from edgepack.pruning.spread import Curve, allowed, levels_of
 from edgepack.pruning.surgery import cut
+from edgepack.pruning.taylor import by_gradient, taylor
 from edgepack.pruning.weights import bias_of, set_layer
 from edgepack.quantization.layer import to_matrix
 from edgepack.reference import Session
@@ -125,6 +126,9 @@ def _order(
 ) -> Callable[[Group, bool], np.ndarray | None]:
     """In which order a group's units go, by the group and whether anything is known of its readers; None: as
     importance.levels finds it."""
+    if importance == "taylor":
+        gradients = taylor(model, found, samples)
+        return lambda group, read: by_gradient(gradients, group)
     if importance == "second-order":
         return lambda group, read: None if read else by_norm(model, found, group, 2)
     return lambda group, read: by_norm(model, found, group, 1 if importance == "l1" else 2)
