@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from prune import Task
+from pruning_task import Task
 
 from edgepack.pruning.sparse import METHODS, is_sparse, two_of_four
 from edgepack.reference import Session
@@ -57,10 +57,11 @@ def main() -> None:
     for text in asked.model:
         name, _, folder = text.partition("=")
         task = Task(name, Path(folder))
-        print(f"{name}: original {100 * task.right(task.before).mean():.2f} %, {len(task.x)} samples", flush=True)
+        print(f"{name}: original {100 * task.right.mean():.2f} %, {len(task.x)} samples", flush=True)
         found += rows(task, asked.methods.split(","))
     if asked.json:
-        asked.json.write_text(json.dumps({"format": 1, "rows": found}, indent=1))
+        told = [{key: value for key, value in row.items() if key != "changes"} for row in found]
+        asked.json.write_text(json.dumps({"format": 1, "rows": told}, indent=1))
 
 
 if __name__ == "__main__":

@@ -1,17 +1,21 @@
 """edgepack's structured pruning beside others', without training: accuracy over multiply-accumulates, and latency.
 
-    python benchmarks/prune.py --model NAME=FOLDER [--model …] [--shares 0.9,0.8,0.7,0.5] [--json FILE]
+    python benchmarks/prune.py --model NAME=FOLDER [--model …] [--shares 0.9,0.8,0.7,0.5] [--folds N] [--json FILE]
 
-A folder holds model.onnx, calib.npz (training data, unlabelled) and eval.npz with `y`; where answers are pitches,
-cents.npy instead of `y`. Every share is of the original's multiply-accumulates. Methods:
+A folder is a task of quantize.py (comparison/tasks.py): model.onnx, calib.npz (training data), eval.npz with `y`, and a
+metric of task.json that counts right samples. Every share is of the original's multiply-accumulates. Methods:
 
 - `edgepack`: second-order, repaired: what `edgepack build --prune macs=SHARE` does; int8 too.
-- `edgepack l2`, `edgepack l1`: by norms, repaired. `… bare`: without repair.
+- `edgepack taylor` (needs torch), `edgepack l2`, `edgepack l1`: by gradients and by norms, repaired. `… bare`: without
+  repair.
 - `torch-pruning …`: rebuilt in PyTorch, global, in 100 steps, channels in multiples of 8; `taylor` on its own answers.
 - `onnxsim …`: its structured pruning, by norms and with activations.
 
 Accuracy is of all evaluation samples; differences are paired, with one standard error. Latency is of one sample on
 one thread, the original and the pruned model turn by turn in one process, as medians.
+
+With `--folds N`, for tasks of few samples, both sets together are cut into N parts; models are fitted to one part and
+asked on the others, in turn. A sample's change is then its mean over the models that ask it. calib.npz needs a `y` too.
 """
 
 from __future__ import annotations
@@ -25,14 +29,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 from comparison.environments import plain
+from pruning_task import Row, Task, folded, pooled
 
-from edgepack import inputs
 from edgepack import target as targets
-from edgepack.building.cleaning import cleaned, shaped
-from edgepack.data.samples import Feed, Samples, read
+from edgepack.data.samples import Samples
 from edgepack.errors import EdgepackError
 from edgepack.model import Model
 from edgepack.passes.quantize import quantize
@@ -45,50 +47,10 @@ from edgepack.quantization.settle import hold_back, settle
 from edgepack.reference import Session
 
 HERE = Path(__file__).parent
-BATCH = 500
 PEERS = {
     "torch-pruning": ("prune_with_torch_pruning.py", ["l2", "l1", "taylor"]),
     "onnxsim": ("prune_with_onnxsim.py", ["l2", "wanda"]),
 }
-
-
-class Task:
-    """A model, what it is fitted to, and what it is judged by."""
-
-    def __init__(self, name: str, folder: Path) -> None:
-        self.name, self.folder = name, folder
-        original = inputs.load(folder / "model.onnx")
-        self.untidy, _ = shaped(original, {}, int8=True)
-        self.samples: Samples = read(folder / "calib.npz", self.untidy)
-        self.feed: Feed = self.samples.read(0)
-        session = Session(original)
-        self.model, _ = cleaned(self.untidy, session, [self.feed], session.run(self.feed))
-        with np.load(folder / "eval.npz") as arrays:
-            self.input = next(key for key in arrays.files if key != "y")
-            self.x = arrays[self.input].astype(np.float32)
-            self.y = arrays["y"] if "y" in arrays.files else None
-        self.cents = np.load(folder / "cents.npy") if self.y is None else None
-        self.before = self.best(Session(original).run)
-
-    def best(self, run: Callable[[Feed], Feed]) -> np.ndarray:
-        """The best class of each evaluation sample."""
-        parts = [self.x[start : start + BATCH] for start in range(0, len(self.x), BATCH)]
-        return np.concatenate([next(iter(run({self.input: part}).values())).argmax(-1) for part in parts])
-
-    def right(self, best: np.ndarray) -> np.ndarray:
-        if self.cents is not None:
-            return np.abs(20 * best + 1997.379 - self.cents) < 50
-        return np.asarray(best == self.y)
-
-    def judged(self, run: Callable[[Feed], Feed]) -> dict[str, float]:
-        best = self.best(run)
-        change = self.right(best).astype(float) - self.right(self.before)
-        return {
-            "accuracy": 100 * float(self.right(best).mean()),
-            "difference": 100 * float(change.mean()),
-            "error": 100 * float(change.std() / len(change) ** 0.5),
-            "agreement": 100 * float(np.mean(best == self.before)),
-        }
 
 
 def int8(model: Model, samples: Samples, target: str) -> Model:
@@ -119,12 +81,18 @@ def latencies(task: Task, forms: dict[str, Model], seconds: float, names: list[s
 
 def edgepack_rows(
     task: Task, shares: list[float], importances: list[str], say: Callable[[str], None]
-) -> tuple[list[dict[str, Any]], dict[str, Model]]:
+) -> tuple[list[Row], dict[str, Model]]:
     rows, models = [], {"original": task.model}
     whole, found = find(task.model, task.feed)
     for importance in importances:
         start = time.perf_counter()
-        known = survey(whole, found, task.samples, importance)
+        try:
+            known = survey(whole, found, task.samples, importance)
+        except EdgepackError as refusal:
+            skipped = {"model": task.name, "method": f"edgepack {importance}", "skipped": str(refusal)}
+            rows += [{**skipped, "share": share} for share in shares]
+            say(words(rows[-1]))
+            continue
         surveyed = time.perf_counter() - start
         for share in shares:
             for repaired in (True, False):
@@ -132,7 +100,7 @@ def edgepack_rows(
                 name = (
                     f"edgepack{'' if importance == 'second-order' else ' ' + importance}{'' if repaired else ' bare'}"
                 )
-                row: dict[str, Any] = {"model": task.name, "method": name, "share": share}
+                row: Row = {"model": task.name, "method": name, "share": share}
                 try:
                     result = pruned_to(
                         known, Budget(kind="macs", share=share), importance=importance, repaired=repaired
@@ -151,9 +119,7 @@ def edgepack_rows(
     return rows, models
 
 
-def peer_rows(
-    task: Task, shares: list[float], python: str, name: str, say: Callable[[str], None]
-) -> list[dict[str, Any]]:
+def peer_rows(task: Task, shares: list[float], python: str, name: str, say: Callable[[str], None]) -> list[Row]:
     script, importances = PEERS[name]
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
@@ -181,7 +147,7 @@ def peer_rows(
     return rows
 
 
-def words(row: dict[str, Any]) -> str:
+def words(row: Row) -> str:
     head = f"{row['model']:24} {row['method']:22} {row['share']:.2f}"
     if "skipped" in row:
         return f"{head}  skipped: {row['skipped']}"
@@ -191,11 +157,38 @@ def words(row: dict[str, Any]) -> str:
     )
 
 
+def rows_of(task: Task, asked: argparse.Namespace, say: Callable[[str], None]) -> tuple[list[Row], dict[str, Model]]:
+    """Everything but latency; and the models that are timed, by share."""
+    shares = [float(text) for text in asked.shares.split(",")]
+    say(f"{task.name}: original {100 * task.right.mean():.2f} %, {len(task.x)} samples")
+    rows, forms = edgepack_rows(task, shares, asked.importances.split(","), say)
+    for peer, python in (("torch-pruning", asked.torch_python), ("onnxsim", asked.onnxsim_python)):
+        rows += peer_rows(task, shares, python, peer, say) if python else []
+    for share, model in list(forms.items()) if not asked.no_int8 else ():
+        forms[f"{share} int8"] = small = int8(model, task.samples, "onnxruntime")
+        row = {"model": task.name, "method": "edgepack int8", "share": float(share) if share != "original" else 1.0}
+        rows.append({**row, "seconds": 0.0, **task.judged(Session(small).run)})
+        say(words(rows[-1]))
+    return rows, forms
+
+
+def in_turn(name: str, folder: Path, asked: argparse.Namespace, say: Callable[[str], None]) -> list[Row]:
+    with tempfile.TemporaryDirectory() as scratch:
+        folds = folded(folder, asked.folds, Path(scratch))
+        rows = [rows_of(Task(name, own), asked, say)[0] for own, _ in folds]
+    found = pooled(rows, [places for _, places in folds])
+    say(f"{name}: over {asked.folds} parts")
+    for row in found:
+        say(words(row))
+    return found
+
+
 def main() -> None:
     parse = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parse.add_argument("--model", action="append", required=True, metavar="NAME=FOLDER")
     parse.add_argument("--shares", default="0.9,0.8,0.7,0.5")
-    parse.add_argument("--importances", default="second-order,l2,l1")
+    parse.add_argument("--importances", default="second-order,taylor,l2,l1")
+    parse.add_argument("--folds", type=int, default=1, help="fit to one of N parts, ask on the others, in turn")
     parse.add_argument("--targets", default="onnxruntime,openvino,tflite", help="runtimes that are timed")
     parse.add_argument("--seconds", type=float, default=3.0, help="how long all forms are timed in each runtime")
     parse.add_argument("--torch-python", default="", help="an interpreter with peers/torch-pruning.txt installed")
@@ -203,8 +196,7 @@ def main() -> None:
     parse.add_argument("--no-int8", action="store_true")
     parse.add_argument("--json", type=Path)
     asked = parse.parse_args()
-    shares = [float(text) for text in asked.shares.split(",")]
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     times: dict[str, Any] = {}
 
     def say(line: str) -> None:
@@ -212,25 +204,20 @@ def main() -> None:
 
     for text in asked.model:
         name, _, folder = text.partition("=")
-        task = Task(name, Path(folder))
-        say(f"{name}: original {100 * task.right(task.before).mean():.2f} %, {len(task.x)} samples")
-        found, models = edgepack_rows(task, shares, asked.importances.split(","), say)
-        rows += found
-        for peer, python in (("torch-pruning", asked.torch_python), ("onnxsim", asked.onnxsim_python)):
-            rows += peer_rows(task, shares, python, peer, say) if python else []
-        forms = dict(models)
-        for share, model in models.items() if not asked.no_int8 else ():
-            forms[f"{share} int8"] = small = int8(model, task.samples, "onnxruntime")
-            row = {"model": name, "method": "edgepack int8", "share": float(share) if share != "original" else 1.0}
-            rows.append({**row, "seconds": 0.0, **task.judged(Session(small).run)})
-            say(words(rows[-1]))
-        times[name] = latencies(task, forms, asked.seconds, asked.targets.split(","))
-        for target, ms in times[name].items():
+        if asked.folds > 1:
+            rows += in_turn(name, Path(folder), asked, say)
+        else:
+            task = Task(name, Path(folder))
+            found, forms = rows_of(task, asked, say)
+            rows += found
+            times[name] = latencies(task, forms, asked.seconds, asked.targets.split(","))
+        for target, ms in times.get(name, {}).items():
             for form, value in ms.items():
                 base = ms["original int8" if form.endswith("int8") else "original"]
                 say(f"{name:24} {target:12} {form:15} {value:.3f} ms, {base / value:.2f} times as fast")
         if asked.json:
-            asked.json.write_text(json.dumps({"format": 1, "rows": rows, "latency_ms": times}, indent=1))
+            told = [{key: value for key, value in row.items() if key != "changes"} for row in rows]
+            asked.json.write_text(json.dumps({"format": 1, "rows": told, "latency_ms": times}, indent=1))
 
 
 if __name__ == "__main__":

@@ -369,3 +369,33 @@ def test_litert_s_own_benchmark_times_the_same_file(tmp_path: Path) -> None:
     assert len(found["pairs_ms"]) == 5 and all(ours > 0 and theirs > 0 for ours, theirs in found["pairs_ms"])
     # Three percent on a quiet machine (benchmarks/README.md); here the same file, not another one.
     assert abs(found["difference_percent"]) < 50
+
+
+def test_pruning_is_judged_on_parts_in_turn(convnet_files: Path, tmp_path: Path) -> None:
+    """Each of 128 samples is asked by the models fitted to the parts it is not in."""
+    (tmp_path / "task").mkdir()
+    onnx.save(onnx.load(convnet_files / "model.onnx"), tmp_path / "task" / "model.onnx")
+    with np.load(convnet_files / "calib.npz") as seen, np.load(convnet_files / "eval.npz") as held:
+        np.savez(tmp_path / "task" / "calib.npz", x=seen["x"], y=np.arange(len(seen["x"])) % 10)
+        np.savez(tmp_path / "task" / "eval.npz", x=held["x"], y=held["y"])
+    done = compare(
+        "--model", f"net={tmp_path / 'task'}", "--shares", "0.8", "--importances", "second-order,l2", "--folds", 2,
+        "--no-int8", "--json", tmp_path / "rows.json", script="prune.py",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert [row["method"] for row in rows] == ["edgepack", "edgepack bare", "edgepack l2", "edgepack l2 bare"]
+    for row in rows:
+        assert row["folds"] == 2 and row["macs"] <= 0.8 and 0 <= row["agreement"] <= 100
+        assert row["error"] >= 0 and "changes" not in row
+
+
+def test_a_sample_changes_by_its_mean_over_the_parts(part, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    pooled = importlib.import_module("pruning_task").pooled
+    row = {"model": "net", "method": "edgepack", "share": 0.5, "accuracy": 50.0, "agreement": 90.0, "seconds": 1.0}
+    folds = [[{**row, "changes": np.array([-1.0, 0.0])}], [{**row, "changes": np.array([0.0, 1.0])}]]
+    (found,) = pooled(folds, [np.array([0, 1]), np.array([0, 2])])
+    assert list(found["changes"]) == [-0.5, 0.0, 1.0] and found["folds"] == 2
+    assert found["difference"] == pytest.approx(100 * 0.5 / 3)
+    assert found["error"] == pytest.approx(100 * np.std([-0.5, 0, 1]) / 3**0.5)

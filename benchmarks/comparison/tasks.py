@@ -72,6 +72,12 @@ class Task:
         return self.work / "timing.npz"
 
 
+def facts(folder: Path) -> dict[str, Any]:
+    """What a folder's task.json says; nothing where there is none."""
+    path = folder / "task.json"
+    return dict(json.loads(path.read_text())) if path.is_file() else {}
+
+
 def open_task(name: str, folder: Path, cache: Path, samples: int, search_share: float) -> Task:
     """Unpack a task into the cache, or find it there; at most `samples` report.
 
@@ -81,7 +87,7 @@ def open_task(name: str, folder: Path, cache: Path, samples: int, search_share: 
     Raises:
         ValueError: arrays do not fit the model, or samples calibrate and judge at once.
     """
-    facts = json.loads((folder / "task.json").read_text()) if (folder / "task.json").is_file() else {}
+    known = facts(folder)
     digest = hashlib.sha256(json.dumps([samples, search_share, SEED]).encode())
     for file in ("model.onnx", "calib.npz", "eval.npz"):
         digest.update((folder / file).read_bytes())
@@ -95,10 +101,10 @@ def open_task(name: str, folder: Path, cache: Path, samples: int, search_share: 
         name=name,
         folder=folder,
         work=work,
-        metric=facts.get("metric", "top1"),
+        metric=known.get("metric", "top1"),
         split=found["split"],
         notes=found["notes"],
-        **{key: facts[key] for key in ("family", "source", "transformer", "edgepack") if key in facts},
+        **{key: known[key] for key in ("family", "source", "transformer", "edgepack") if key in known},
     )
 
 
