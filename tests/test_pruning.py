@@ -16,6 +16,7 @@ from onnx import helper
 import edgepack
 from edgepack import demo
 from edgepack._root import DEVICES
+from edgepack.building import pruned as pruning
 from edgepack.building.pipeline import Build
 from edgepack.bundles import bundle
 from edgepack.data.samples import Feed, Samples, read
@@ -231,6 +232,10 @@ def test_what_cannot_be_pruned_is_refused_with_the_reason(tmp_path: Path) -> Non
     model, samples = _samples(tmp_path, graph(0, ["conv"], "pooled"))
     with pytest.raises(PruningError, match="at most"):
         prune(model, samples, budget("macs=0.01"))
+    proto = models.lstm()
+    shape = [dim.dim_value for dim in proto.graph.input[0].type.tensor_type.shape.dim]
+    with pytest.raises(PruningError, match="it is the model's output; LSTM: recurrent layers stay whole"):
+        find(Model.from_proto(proto), {"x": models.random(shape, 3)})
 
 
 @pytest.fixture(scope="module")
@@ -344,6 +349,29 @@ def test_pruning_is_declined_where_it_gains_nothing(
         assert made.parameters >= 0.99 * original.parameters
     else:
         assert made.parameters < 0.9 * original.parameters
+
+
+def test_a_budget_of_latency_is_searched_by_the_clock(
+    convnet_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock is simulated: latency goes with the parameters of what is loaded. The whole model is loaded once."""
+    loaded: list[int] = []
+    load = pruning._loaded
+
+    def counted(given: Any, model: Model, folder: Path) -> Callable[[Feed], Feed]:
+        loaded.append(model.parameters)
+        return load(given, model, folder)
+
+    def timed(ready: Sequence[Callable[[Feed], Feed]], feed: Feed, seconds: float) -> list[float]:
+        assert all(model(feed) for model in ready)
+        return [loaded[-1] / max(loaded), 1.0]
+
+    monkeypatch.setattr(pruning, "_loaded", counted)
+    monkeypatch.setattr(pruning, "interleaved", timed)
+    built = _build_convnet(convnet_files, tmp_path / "out", precision="fp32", prune="latency=0.8")
+    assert built.pruning is not None and not built.pruning["declined"]
+    assert built.pruning["ratio"] <= 0.8
+    assert loaded.count(max(loaded)) == 1 and len(loaded) > 2
 
 
 def test_a_pruned_model_that_misses_the_promise_is_built_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from edgepack.passes.quantize import quantize
 from edgepack.promise.search import FASTER
 from edgepack.promise.trials import interleaved
 from edgepack.pruning.budget import Budget
-from edgepack.pruning.prune import Report, prune
+from edgepack.pruning.prune import Ratio, Report, prune
 from edgepack.quantization.preparation import Steps, prepare
 from edgepack.target import runner
 
@@ -90,16 +91,17 @@ def pruned(given: Ingredients, budget: Budget, importance: str, progress: Progre
         PruningError: nothing can be pruned, or not that far.
     """
     assert given.data is not None
-    found = prune(
-        given.clean,
-        given.data,
-        budget,
-        importance=importance,
-        channels=given.plan.device.channels,
-        ratio=lambda one, other: latency_ratio(given, one, other, progress),
-        progress=progress,
-    )
-    ratio = latency_ratio(given, found.model, given.clean, progress) if given.plan.measurable_here else None
+    with timed_beside(given, given.clean, progress) as latency:
+        found = prune(
+            given.clean,
+            given.data,
+            budget,
+            importance=importance,
+            channels=given.plan.device.channels,
+            ratio=latency,
+            progress=progress,
+        )
+        ratio = latency(found.model) if given.plan.measurable_here else None
     if ratio is not None and ratio * FASTER > 1:
         why = f"pruning declined: the pruned model takes {ratio:.2f} times as long here in {given.plan.precision}"
         return given, Pruning(report=found.report, ratio=ratio, declined=why)
@@ -109,19 +111,28 @@ def pruned(given: Ingredients, budget: Budget, importance: str, progress: Progre
     return given, told
 
 
-def latency_ratio(given: Ingredients, one: Model, other: Model, progress: Progress) -> float:
-    """The latency of one model as a share of another's, in the planned precision and the target's runtime."""
-    progress("timing the pruned model", 0, 0)
+@contextlib.contextmanager
+def timed_beside(given: Ingredients, whole: Model, progress: Progress) -> Iterator[Ratio]:
+    """Gives a model's latency as a share of the whole one's, in the planned precision and the target's runtime.
+
+    The whole model is prepared once, when it is first needed, and stays loaded.
+    """
     feed = given.border.ports.public(given.golden[0])
+    other: list[Callable[[Feed], Feed]] = []
     with tempfile.TemporaryDirectory() as scratch:
-        loaded = []
-        for number, model in enumerate((one, other)):
-            folder = Path(scratch) / str(number)
-            folder.mkdir()
-            loaded.append(_loaded(given, model, folder))
-        times = interleaved(loaded, feed, _SECONDS)
-        del loaded
-    return times[0] / times[1]
+
+        def ratio(model: Model) -> float:
+            progress("timing the pruned model", 0, 0)
+            if not other:
+                other.append(_loaded(given, whole, Path(scratch)))
+            with tempfile.TemporaryDirectory() as folder:
+                one = _loaded(given, model, Path(folder))
+                times = interleaved([one, *other], feed, _SECONDS)
+                del one
+            return times[0] / times[1]
+
+        yield ratio
+        other.clear()
 
 
 def _loaded(given: Ingredients, model: Model, folder: Path) -> Callable[[Feed], Feed]:
@@ -146,7 +157,8 @@ def faster_or_whole(
     if told.ratio is None or candidate.precision == given.plan.precision:
         return candidate, reason, tried, given, told
     timed = replace(given, plan=replace(given.plan, precision=candidate.precision))
-    ratio = latency_ratio(timed, given.clean, whole.clean, progress)
+    with timed_beside(timed, whole.clean, progress) as latency:
+        ratio = latency(given.clean)
     if ratio * FASTER <= 1:
         return candidate, reason, tried, given, replace(told, ratio=ratio)
     empty(folder)

@@ -24,9 +24,10 @@ from edgepack.pruning.survey import MOST, Survey, small, survey
 from edgepack.reference import Session
 
 Progress = Callable[[str, int, int], None]
-# The pruned model's latency as a share of the original's.
-Ratio = Callable[[Model, Model], float]
+# A model's latency as a share of the original's.
+Ratio = Callable[[Model], float]
 _LATENCY_TRIES = 6
+_RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,9 +89,11 @@ def find(model: Model, feed: Feed) -> tuple[Model, Dependencies]:
     whole = untangled(model)
     found = dependencies(whole, observed_shapes(whole, feed))
     if not found.groups:
-        why = "; ".join(f"{layer}: {reason}" for layer, reason in list(found.left_alone.items())[:3])
+        why = [f"{layer}: {reason}" for layer, reason in list(found.left_alone.items())[:3]]
+        recurrent = sorted({node.op_type for node in whole.ir.graph} & _RECURRENT)
+        why += [f"{' and '.join(recurrent)}: recurrent layers stay whole"] if recurrent else []
         inside = "its layers lie inside control flow" if model.has_control_flow else "it has no layers with weights"
-        raise PruningError(f"nothing in the model can be pruned: {why or inside}", "leave --prune out")
+        raise PruningError(f"nothing in the model can be pruned: {'; '.join(why) or inside}", "leave --prune out")
     return whole, found
 
 
@@ -111,7 +114,7 @@ def prune(
         samples: unlabelled ones, to fit to.
         importance: one of importance.NAMES.
         channels: what layers keep a multiple of, narrow and wide ones (Device.channels).
-        ratio: times two models; only a budget of latency needs it.
+        ratio: times a model beside the original; only a budget of latency needs it.
 
     Raises:
         PruningError: nothing can be pruned, or not that far.
@@ -254,12 +257,17 @@ def _within_latency(known: Survey, budget: Budget, ratio: Ratio) -> np.ndarray:
     full = known.size.macs(known.widths)
     low, high, best = 0.0, 1.0, None
     share, measured = budget.share, 1.0
+    timed: dict[tuple[int, ...], float] = {}
     for _ in range(_LATENCY_TRIES):
         counts = spread(known.curves, known.size.macs, share * full)
         if counts is None:
             low = share
         else:
-            measured = ratio(small(known.model, known.found, _chosen(known, counts), refitted=False), known.model)
+            key = tuple(int(count) for count in counts)
+            if key not in timed:  # counts go in steps, so that several shares may come to the same
+                bare = small(known.model, known.found, _chosen(known, counts), refitted=False)
+                timed[key] = ratio(bare)
+            measured = timed[key]
             if measured <= budget.share:
                 low, best = share, counts
             else:
