@@ -211,6 +211,16 @@ def test_a_copy_that_answers_differently_is_refused() -> None:
 
 
 @torch_only
+def test_what_torch_cannot_run_is_refused() -> None:
+    """A matrix padded by its edges, which torch has for pictures only."""
+    pytest.importorskip("torch")
+    node = helper.make_node("Pad", ["x", "pads"], ["y"], mode="edge")
+    proto = models.model([node], {"x": [2, 4]}, {"y": [3, 4]}, {"pads": np.array([1, 0, 0, 0])})
+    with pytest.raises(PruningError, match="PyTorch cannot run"):
+        differentiable(untangled(Model.from_proto(proto)), {"x": models.random((2, 4))})
+
+
+@torch_only
 def test_a_build_prunes_by_gradients(convnet_files: Path, tmp_path: Path) -> None:
     pytest.importorskip("torch")
     built = edgepack.build(

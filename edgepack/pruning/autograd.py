@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgepack.data.samples import Feed
-from edgepack.errors import PruningError, needs
+from edgepack.errors import EdgepackError, PruningError, needs
 from edgepack.model import Model, constant
 from edgepack.pruning.rules import name
 from edgepack.reference import Session
@@ -75,7 +75,7 @@ def differentiable(model: Model, feed: Feed) -> Differentiable:
     Raises:
         MissingExtra: torch is not installed.
         UnsupportedOperator: an operator has no torch function here, or none of this kind.
-        PruningError: the answers differ from ONNX Runtime's.
+        PruningError: it does not run, or the answers differ from ONNX Runtime's.
     """
     torch = needs("torch")
     from edgepack.pruning.torch_operators import OPERATORS, refused
@@ -93,8 +93,16 @@ def differentiable(model: Model, feed: Feed) -> Differentiable:
         },
         outputs=[name(value) for value in graph.outputs],
     )
-    with torch.no_grad():
-        answers = found.run(feed, {})
+    try:
+        with torch.no_grad():
+            answers = found.run(feed, {})
+    except EdgepackError:
+        raise
+    except Exception as error:  # torch's have no common class
+        raise PruningError(
+            f"PyTorch cannot run the model: {str(error).strip().splitlines()[0][:200]}",
+            "take --prune-importance second-order",
+        ) from error
     for key, wanted in Session(model).run(feed).items():
         _compare(key, np.asarray(wanted), answers[key].numpy())
     return found
