@@ -5,7 +5,8 @@ It is held against ONNX Runtime's answer before it is used.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,6 +61,18 @@ class Differentiable:
             if (own, False) in reads:
                 values[own] = _gated(values[own], *reads[own, False])
         return {key: values[key] for key in self.outputs}
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Operators on one sample are small: while others used the cores, two threads took 15 times as long as one."""
+    torch = needs("torch")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _gated(value: Tensor, axis: int, factor: Tensor) -> Tensor:

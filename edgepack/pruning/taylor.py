@@ -15,7 +15,7 @@ back through the graph, which has the same mean and less noise.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -23,7 +23,7 @@ import onnx_ir as ir
 from edgepack.data.samples import Feed, Samples, spread, subset
 from edgepack.errors import PruningError, needs
 from edgepack.model import Model
-from edgepack.pruning.autograd import Gate, differentiable
+from edgepack.pruning.autograd import Differentiable, Gate, differentiable, one_thread
 from edgepack.pruning.distance import probabilities
 from edgepack.pruning.groups import Dependencies, Group
 from edgepack.pruning.rules import name, read
@@ -47,32 +47,42 @@ def taylor(model: Model, found: Dependencies, samples: Samples) -> np.ndarray:
         MissingExtra, UnsupportedOperator: see autograd.differentiable.
         PruningError: no output depends on any channel by a gradient.
     """
-    torch = needs("torch")
-    copy = differentiable(model, samples.read(0))
     some = subset(samples, spread(samples.count, _DRAWN))
-    times = min(_A_SAMPLE, -(-_DRAWN // some.count))
     draws = _draws(answers_to(some.first(_LOOK), model))
-    units = _gates(model, found)
-    gates = {gate: torch.ones(len(unit), requires_grad=True) for gate, unit in units.items()}
+    gates = _gates(model, found)
     chance = np.random.default_rng(0)
+    times = min(_A_SAMPLE, -(-_DRAWN // some.count))
     total = np.zeros(found.units)
-    for feed in some:
-        outputs = {key: value for key, value in copy.run(feed, gates).items() if key in draws and value.requires_grad}
-        if not outputs:
-            raise PruningError(
-                "no output of the model has a gradient by its channels", "take --prune-importance second-order"
-            )
-        for time in range(times):
-            drawn = [torch.tensor(draws[key](value.detach().numpy(), chance)) for key, value in outputs.items()]
-            slopes = torch.autograd.grad(
-                list(outputs.values()), list(gates.values()), drawn, retain_graph=time + 1 < times, allow_unused=True
-            )
-            change = np.zeros(found.units)
-            for unit, slope in zip(units.values(), slopes, strict=True):
-                if slope is not None:
-                    np.add.at(change, unit[unit >= 0], slope.numpy()[unit >= 0])
-            total += np.square(change)
+    with one_thread():
+        copy = differentiable(model, samples.read(0))
+        for feed in some:
+            for slopes in _slopes(copy, feed, gates, draws, chance, times):
+                change = np.zeros(found.units)
+                for unit, slope in zip(gates.values(), slopes, strict=True):
+                    np.add.at(change, unit[unit >= 0], slope[unit >= 0])
+                total += np.square(change)
     return total / (some.count * times)
+
+
+def _slopes(
+    copy: Differentiable, feed: Feed, gates: Mapping[Gate, np.ndarray], draws: Mapping[str, Draw],
+    chance: np.random.Generator, times: int,
+) -> Iterator[list[np.ndarray]]:  # fmt: skip
+    """The gates' derivatives, for each of several vectors sent back."""
+    torch = needs("torch")
+    factors = {gate: torch.ones(len(unit), requires_grad=True) for gate, unit in gates.items()}
+    made = copy.run(feed, factors)
+    outputs = {key: value for key, value in made.items() if key in draws and value.requires_grad}
+    if not outputs:
+        raise PruningError(
+            "no output of the model has a gradient by its channels", "take --prune-importance second-order"
+        )
+    for time in range(times):
+        drawn = [torch.tensor(draws[key](value.detach().numpy(), chance)) for key, value in outputs.items()]
+        slopes = torch.autograd.grad(
+            list(outputs.values()), list(factors.values()), drawn, retain_graph=time + 1 < times, materialize_grads=True
+        )
+        yield [slope.numpy() for slope in slopes]
 
 
 def by_gradient(importance: np.ndarray, group: Group) -> np.ndarray:
