@@ -78,7 +78,10 @@ def _slopes(
             "no output of the model has a gradient by its channels", "take --prune-importance second-order"
         )
     for time in range(times):
-        drawn = [torch.tensor(draws[key](value.detach().numpy(), chance)) for key, value in outputs.items()]
+        drawn = [
+            torch.tensor(draws[key](value.detach().numpy(), chance), dtype=value.dtype)
+            for key, value in outputs.items()
+        ]
         slopes = torch.autograd.grad(
             list(outputs.values()), list(factors.values()), drawn, retain_graph=time + 1 < times, materialize_grads=True
         )
