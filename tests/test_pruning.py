@@ -225,6 +225,36 @@ def test_any_graph_is_pruned_to_its_budget(tmp_path: Path, end: str, kind: str) 
     assert less.report.error <= less.report.error_unrepaired + 1e-5
 
 
+def test_layers_without_biases_are_given_ones_that_fit(tmp_path: Path) -> None:
+    """Of the middle layers both sides are narrowed, and what is refitted there needs a bias."""
+    nodes = [
+        helper.make_node("Conv", ["x", "a"], ["h"]),
+        helper.make_node("Relu", ["h"], ["r"]),
+        helper.make_node("Conv", ["r", "b"], ["i"]),
+        helper.make_node("Relu", ["i"], ["s"]),
+        helper.make_node("GlobalAveragePool", ["s"], ["m"]),
+        helper.make_node("Flatten", ["m"], ["f"]),
+        helper.make_node("Gemm", ["f", "c"], ["j"]),
+        helper.make_node("Relu", ["j"], ["t"]),
+        helper.make_node("Gemm", ["t", "d"], ["y"]),
+    ]
+    weights = {
+        "a": models.random((24, 3, 3, 3), 1), "b": models.random((32, 24, 1, 1), 2), "c": models.random((32, 24), 3),
+        "d": models.random((24, 5), 4),
+    }  # fmt: skip
+    model, samples = _samples(tmp_path, models.model(nodes, {"x": ["N", 3, 8, 8]}, {"y": ["N", 5]}, weights))
+    whole, found = find(model, samples.read(0))
+    known = survey(whole, found, samples)
+    chosen = [known.level(number, group.width // 2) for number, group in enumerate(found.groups)]
+    assert len(chosen) == 3
+    feeds = list(samples.batches(samples.batch()))
+    original, fitted, bare = (
+        [Session(one).run(feed) for feed in feeds]
+        for one in (whole, small(whole, found, chosen), small(whole, found, chosen, refitted=False))
+    )
+    assert distance(original, fitted) < 0.5 * distance(original, bare)
+
+
 def test_what_cannot_be_pruned_is_refused_with_the_reason(tmp_path: Path) -> None:
     model, samples = _samples(tmp_path, models.pixelwise())
     with pytest.raises(PruningError, match="it is the model's output"):

@@ -139,6 +139,15 @@ def _convolution(graph: ir.Graph, node: ir.Node, what: Cut) -> None:
         node.attributes["group"] = ir.AttrInt64(
             "group", int(what.of_axis(read(node, 1), 0).reshape(groups, -1)[:, 0].sum())
         )
+    _new_bias(graph, node, what)
+
+
+def _new_bias(graph: ir.Graph, node: ir.Node, what: Cut) -> None:
+    """A bias that a refit has added since the dependencies were found."""
+    bias = constant(node.inputs[2]) if len(node.inputs) > 2 else None
+    if bias is not None and read(node, 2) not in what.shapes:
+        smaller = np.compress(what.of_axis(name(node.outputs[0]), 1), bias)
+        replace_constant(graph, node, 2, smaller, f"{node.outputs[0].name}_bias_left")
 
 
 def _split(graph: ir.Graph, node: ir.Node, what: Cut) -> None:
@@ -244,6 +253,7 @@ def _lengths(index: int) -> Callable[[ir.Graph, ir.Node, Cut], None]:
 _EDITS: dict[str, Callable[[ir.Graph, ir.Node, Cut], None]] = {
     "Conv": _convolution,
     "ConvTranspose": _convolution,
+    "Gemm": _new_bias,
     "Split": _split,
     "Slice": _slice,
     "Gather": _gather,
