@@ -32,6 +32,7 @@ def round_matrix(
     *,
     tied: bool = False,
     sweeps: int = 1,
+    kept: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Integers and scales for one layer.
 
@@ -40,6 +41,7 @@ def round_matrix(
         moments: H in blocks along K, each [G, K_b, K_b].
         floor: the smallest allowed scales, [G, O].
         tied: one scale for all channels.
+        kept: the weights that may be other than zero, [G, O, K]; all if not given.
 
     Returns:
         int8 [G, O, K], float32 scales [G, O].
@@ -47,15 +49,25 @@ def round_matrix(
     groups, outputs, columns = weight.shape
     count = outputs if tied else max(1, _AT_ONCE // (groups * columns))
     floors = np.broadcast_to(floor, (groups, outputs))
-    parts = [
-        _round_channels(weight[:, start : start + count], moments, bits, floors[:, start : start + count], tied, sweeps)
-        for start in range(0, outputs, count)
-    ]
+    masks = np.broadcast_to(np.True_ if kept is None else kept, weight.shape)
+
+    def part(channels: slice) -> tuple[np.ndarray, np.ndarray]:
+        return _round_channels(
+            weight[:, channels], moments, bits, floors[:, channels], tied, sweeps, masks[:, channels]
+        )
+
+    parts = [part(slice(start, start + count)) for start in range(0, outputs, count)]
     return np.concatenate([part[0] for part in parts], axis=1), np.concatenate([part[1] for part in parts], axis=1)
 
 
 def _round_channels(
-    weight: np.ndarray, moments: Sequence[np.ndarray], bits: int, floor: np.ndarray, tied: bool, sweeps: int
+    weight: np.ndarray,
+    moments: Sequence[np.ndarray],
+    bits: int,
+    floor: np.ndarray,
+    tied: bool,
+    sweeps: int,
+    kept: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
     """`round_matrix` for some of the channels, which do not depend on each other unless they are tied."""
     limit = 2 ** (bits - 1) - 1
@@ -67,11 +79,12 @@ def _round_channels(
     start = np.clip(np.rint(weight / scale[:, :, None]), -limit, limit)
     integers, first = np.empty_like(weight), scale
     for block, h in zip(blocks, damped, strict=True):
-        integers[:, :, block] = _compensated(weight[:, :, block], h, scale, limit)
+        integers[:, :, block] = _compensated(weight[:, :, block], h, scale, limit, kept[:, :, block])
     for _ in range(sweeps):
         scale = _fitted(weight, integers, damped, blocks, scale, floor, tied=tied)
         for block, h in zip(blocks, damped, strict=True):
-            integers[:, :, block] = _descended(weight[:, :, block], integers[:, :, block], h, scale, limit)
+            part = (weight[:, :, block], integers[:, :, block], h, scale, limit, kept[:, :, block])
+            integers[:, :, block] = _descended(*part)
     plain, ours = (_error(q * s[:, :, None] - weight, damped, blocks) for q, s in ((start, first), (integers, scale)))
     worse = ours > plain
     if tied:
@@ -139,12 +152,13 @@ def search_scale(
     return np.asarray(np.maximum(full * best, floor))
 
 
-def _compensated(weight: np.ndarray, h: np.ndarray, scale: np.ndarray, limit: int) -> np.ndarray:
+def _compensated(weight: np.ndarray, h: np.ndarray, scale: np.ndarray, limit: int, kept: np.ndarray) -> np.ndarray:
     """Integers of a block, columns of large moments first, [G, O, K_b]."""
     groups, _, columns = weight.shape
     order = np.argsort(-np.einsum("gkk->gk", h), axis=1, kind="stable")
     rows = np.arange(groups)[:, None]
     work = np.take_along_axis(weight, order[:, None, :], axis=2) / scale[:, :, None]
+    kept = np.take_along_axis(kept, order[:, None, :], axis=2)
     factor = inverse_factor(h[rows[:, :, None], order[:, :, None], order[:, None, :]])
     integers = np.empty_like(work)
     for start in range(0, columns, _LAZY):
@@ -152,7 +166,7 @@ def _compensated(weight: np.ndarray, h: np.ndarray, scale: np.ndarray, limit: in
         errors = np.empty((*work.shape[:2], stop - start))
         for k in range(start, stop):
             column = work[:, :, k]
-            rounded = np.clip(np.rint(column), -limit, limit)
+            rounded = np.clip(np.rint(column), -limit, limit) * kept[:, :, k]
             integers[:, :, k] = rounded
             error = (column - rounded) / factor[:, None, k, k]
             errors[:, :, k - start] = error
@@ -218,7 +232,9 @@ def _fitted(
     return np.asarray(np.maximum(np.where(sane, fitted, scale), floor))
 
 
-def _descended(weight: np.ndarray, integers: np.ndarray, h: np.ndarray, scale: np.ndarray, limit: int) -> np.ndarray:
+def _descended(
+    weight: np.ndarray, integers: np.ndarray, h: np.ndarray, scale: np.ndarray, limit: int, kept: np.ndarray
+) -> np.ndarray:
     """One sweep over the columns, each set to its best integer with all others fixed."""
     current = integers.copy()
     target = weight / scale[:, :, None]
@@ -230,6 +246,7 @@ def _descended(weight: np.ndarray, integers: np.ndarray, h: np.ndarray, scale: n
         moves = np.zeros((*weight.shape[:2], stop - start))
         for k in range(start, stop):
             best = np.clip(np.rint(current[:, :, k] + gradient[:, :, k] / diagonal[:, None, k]), -limit, limit)
+            best = best * kept[:, :, k]
             move = best - current[:, :, k]
             moves[:, :, k - start] = move
             current[:, :, k] = best

@@ -35,6 +35,9 @@ from edgepack.statistics.moments import Moments
 from edgepack.statistics.stream import MEMORY, stream
 from edgepack.target import Scheme
 
+# The share of zeros among a layer's weights from which on they are meant.
+_SPARSE = 0.4
+
 
 @dataclass(frozen=True, kw_only=True)
 class Steps:
@@ -199,7 +202,7 @@ def _round(moments: Moments, extents: dict[str, Extent], scheme: Scheme) -> Roun
     extent = extents[moments.tensor]
     # A range that is chosen later may be down to a fifth of what was seen.
     step = 0.2 * float(activation_grid(extent.low, extent.high, scheme).scale)
-    floor = np.full(matrix.shape[:2], SMALLEST_SCALE / step)
+    floor = np.full(matrix.shape[:2], max(SMALLEST_SCALE / step, scheme.least_scale))
     bias = bias_in(node, scheme)
     if bias is not None and scheme.bias_bits == 32:
         floor = np.maximum(floor, bias_floor(bias, step).reshape(matrix.shape[:2]))
@@ -207,7 +210,10 @@ def _round(moments: Moments, extents: dict[str, Extent], scheme: Scheme) -> Roun
     correctable = node.op_type != "MatMul"
     blocks = [moments.covariance(index, centered=correctable) for index in range(len(moments.blocks))]
     tied = channel_axis(node, weight) is None
-    integers, scale = round_matrix(matrix, blocks, scheme.weight_bits, floor, tied=tied)
+    zeros = matrix == 0
+    # Zeros in a pattern, or pruned away, are worth something only as zeros.
+    kept = ~zeros if zeros.mean() >= _SPARSE else None
+    integers, scale = round_matrix(matrix, blocks, scheme.weight_bits, floor, tied=tied, kept=kept)
     shift = None
     if correctable:
         got, wanted = (np.einsum("gok,gk->go", array, moments.mean) for array in (integers, matrix))
