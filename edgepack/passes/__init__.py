@@ -18,6 +18,7 @@ ORDER = (
     "weight_only",
     "dynamic",
     "quantize",
+    "half_arithmetic",
     "fit_format",
     "public_layout",
 )
