@@ -40,6 +40,16 @@ _PARTS = {
 
 
 @dataclass(frozen=True, kw_only=True)
+class JetPack:
+    """What a JetPack comes with: L4T, CUDA and TensorRT, by the numbers that tell them apart."""
+
+    version: str
+    l4t: str
+    cuda: str
+    tensorrt: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class System:
     """What runs on a board. `python` and `glibc` decide which wheels fit; empty where they are unknown.
 
@@ -53,6 +63,7 @@ class System:
     arch: str = ""
     note: str = ""
     brings: dict[str, str] = field(default_factory=dict)
+    jetpack: JetPack | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,13 +124,16 @@ class Device:
 # Key -> type and whether it must be there.
 _SYSTEM_KEYS: dict[str, tuple[type, bool]] = {
     "title": (str, True), "python": (str, True), "glibc": (str, True), "arch": (str, False), "note": (str, False),
-    "brings": (dict, False),
+    "brings": (dict, False), "jetpack": (dict, False),
 }  # fmt: skip
 _BOARD_KEYS: dict[str, tuple[type, bool]] = {
     "title": (str, True), "family": (str, True), "arch": (str, True), "cpu": (str, True), "cores": (int, True),
     "memory_mb": (int, True), "features": (list, True), "systems": (list, True), "targets": (dict, True),
     "int8_gain": (str, True), "int8_why": (str, True), "gpu": (dict, False), "note": (str, False),
     "channels": (list, False),
+}  # fmt: skip
+_JETPACK_KEYS: dict[str, tuple[type, bool]] = {
+    "version": (str, True), "l4t": (str, True), "cuda": (str, True), "tensorrt": (str, True),
 }  # fmt: skip
 _GPU_KEYS: dict[str, tuple[type, bool]] = {
     "compute": (str, True), "int8": (bool, True), "fp16": (bool, True), "sparsity": (bool, True), "dla": (int, True),
@@ -197,6 +211,9 @@ def _read_file(path: Path, systems: dict[str, System], boards: dict[str, dict[st
                 raise DeviceFileError(
                     f"{where}: key brings: {package} should be a version", 'in quotes, such as numpy: "1.24.2"'
                 )
+        if "jetpack" in table:
+            _check_keys(f"{where}: jetpack", table["jetpack"], _JETPACK_KEYS)
+            table = {**table, "jetpack": JetPack(**table["jetpack"])}
         systems[str(name)] = System(name=str(name), **table)
     for name, table in content["boards"].items():
         _check_board(f"{path}: board {name}", table, systems)
