@@ -25,6 +25,9 @@ from edgepack.model import Model
 ACTIVATION_GROUP = "edgepack.activation_group"
 # Metadata of a model whose int8 inputs and outputs the file should take and give as uint8.
 UNSIGNED_BORDER = "edgepack.unsigned_border"
+# Metadata of a model for a runtime that builds on the device: JSON of what the build knows of that device and of the
+# graph (edgepack/building/on_board.py).
+BUILT_FOR = "edgepack.built_for"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +50,12 @@ class Scheme:
     `dynamic` operators are computed in int8 with activations quantized at run time. A runtime that `keeps_compressed`
     weights, instead of folding what restores them, does that by itself, as ACTIVATION_GROUP in the model's metadata
     says; for another the operators are written into the graph.
+
+    A runtime moves Q/DQ through `commuting` operators by itself, so that none is written in front of them. Where it
+    adds in the kernel of the weighted operator that a sum reads (`residual`), only the sum's other input, the shortcut,
+    is quantized. With `apart`, what computes in float reads the tensor itself, not what its Q/DQ leaves of it. With
+    `skips_vectors`, weighted operators behind a global average stay float: matrix units gain nothing from one column.
+    No scale of weights is smaller than `least_scale`, so that a runtime can hold it in float16.
     """
 
     activation_dtype: str
@@ -67,6 +76,11 @@ class Scheme:
     weight_bits: int = 8
     dynamic: frozenset[str] = frozenset()
     keeps_compressed: bool = False
+    commuting: frozenset[str] = frozenset()
+    residual: bool = False
+    apart: bool = False
+    skips_vectors: bool = False
+    least_scale: float = 0.0
 
 
 class Target(Protocol):
@@ -84,8 +98,16 @@ class Target(Protocol):
     # The precisions that go wrong in the latter.
     FALLBACK_LACKS: tuple[str, ...]
     EXTRA: str
+    # The target whose runner stands in on this machine for a runtime that only devices have; "" where it runs here.
+    STAND_IN: str
     # True where its files hold one length for each dimension, the batch apart, which its runner does one by one.
     FIXED_SHAPES: bool
+    # True where a dimension may be given as a range, and its runtime is built for the shapes in it.
+    SHAPE_RANGES: bool
+    # True where fp16 means that fp16 numbers are multiplied; else that weights are stored so.
+    HALF_ARITHMETIC: bool
+    # What is built where no precision is asked for; "" where int8 is, on trial beside float.
+    UNASKED: str
     # The integers that an int8 file of its may take and give in place of floats.
     IO_DTYPES: tuple[str, ...]
 
@@ -162,6 +184,11 @@ def fallbacks(name: str) -> Mapping[str, tuple[str, ...]]:
 def prepares(name: str) -> bool:
     """Whether a bundle has to be prepared on each machine before it runs (`harness.py prepare`)."""
     return hasattr(runner(name), "prepare")
+
+
+def runner_here(name: str) -> RunnerModule:
+    """What runs the target's files on this machine: its own device side, or that of the target that stands in."""
+    return runner(load(name).STAND_IN or name)
 
 
 def runner(name: str) -> RunnerModule:

@@ -19,12 +19,12 @@ from edgepack import demo, target
 from edgepack.building.pipeline import Build
 from edgepack.bundles import here
 from edgepack.metrics.merit import harness
-from tests.test_targets import usable
+from tests.test_targets import RUN_HERE, usable
 
 Harness = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
-@pytest.fixture(scope="module", params=target.names())
+@pytest.fixture(scope="module", params=RUN_HERE)
 def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Build:
     if not usable(request.param):
         pytest.skip(f"the {request.param} extra is not installed")

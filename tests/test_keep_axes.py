@@ -70,6 +70,6 @@ def test_int8_behind_a_maximum_over_space_answers_like_float(name: str, tmp_path
     scheme = target.load(name).SCHEME
     prepared = prepare(original, scheme, read(tmp_path / "calib.npz", original))
     quantized = quantize(original, scheme, prepared.ranges, prepared.layers).model
-    run = target.runner(name).load(str(tmp_path / target.load(name).lower(quantized, tmp_path)), 1)
+    run = target.runner_here(name).load(str(tmp_path / target.load(name).lower(quantized, tmp_path)), 1)
     feed = {"x": models.random((1, 3, 24), 2)}
     assert harness().sqnr_db(Session(original).run(feed)["y"], run(feed)["y"]) > 36

@@ -18,6 +18,7 @@ from edgepack.errors import MissingExtra, UnknownTarget, UnsupportedOperator
 from edgepack.metrics.merit import harness
 from edgepack.model import Model
 from edgepack.passes.half import half
+from edgepack.passes.half_arithmetic import half_arithmetic
 from edgepack.passes.quantize import quantize
 from edgepack.quantization.preparation import prepare
 from edgepack.reference import Session
@@ -33,6 +34,10 @@ DEVICE_FILES = sorted(
         *_root.TARGETS.glob("*/bundle/**/*.py"),
     ]
 )
+
+
+# The targets whose own runtime is on this kind of machine.
+RUN_HERE = [name for name in target.names() if not target.load(name).STAND_IN]
 
 
 def usable(name: str) -> bool:
@@ -54,7 +59,8 @@ def form_of(name: str, precision: str, folder: Path) -> tuple[Model, Model]:
     """The convnet, and the same in a precision by the target's scheme."""
     original = models.in_edgepack(models.convnet())
     if precision == "fp16":
-        return original, half(original).model
+        typed = target.load(name).HALF_ARITHMETIC
+        return original, (half_arithmetic(original) if typed else half(original)).model
     if precision == "int8":
         np.savez(folder / "calib.npz", x=models.images(64, seed=1))
         scheme = target.load(name).SCHEME
@@ -68,7 +74,7 @@ def form_of(name: str, precision: str, folder: Path) -> tuple[Model, Model]:
 def test_a_lowered_model_answers_like_the_original(name: str, precision: str, floor: float, tmp_path: Path) -> None:
     original, model = form_of(name, precision, tmp_path)
     file = target.load(name).lower(model, tmp_path)
-    run = target.runner(name).load(str(tmp_path / file), 1)
+    run = target.runner_here(name).load(str(tmp_path / file), 1)
     session = Session(original)
     for image in models.images(8, seed=2):
         feed = {"x": image[None]}
@@ -81,13 +87,13 @@ def test_the_same_file_loaded_twice_answers_bit_by_bit(name: str, tmp_path: Path
     _, model = form_of(name, "int8", tmp_path)
     file = target.load(name).lower(model, tmp_path)
     feed = {"x": models.images(1)}
-    one, two = (target.runner(name).load(str(tmp_path / file), threads)(feed)["y"] for threads in (1, 2))
+    one, two = (target.runner_here(name).load(str(tmp_path / file), threads)(feed)["y"] for threads in (1, 2))
     np.testing.assert_array_equal(one, two)
 
 
 def test_an_answer_outlives_the_next_run(name: str, tmp_path: Path) -> None:
     _, model = form_of(name, "fp32", tmp_path)
-    run = target.runner(name).load(str(tmp_path / target.load(name).lower(model, tmp_path)), 1)
+    run = target.runner_here(name).load(str(tmp_path / target.load(name).lower(model, tmp_path)), 1)
     first = run({"x": models.images(1, seed=1)})["y"]
     copy = first.copy()
     run({"x": models.images(1, seed=2)})
@@ -96,7 +102,7 @@ def test_an_answer_outlives_the_next_run(name: str, tmp_path: Path) -> None:
 
 def test_open_dimensions_stay_open(name: str, tmp_path: Path) -> None:
     _, model = form_of(name, "int8", tmp_path)
-    run = target.runner(name).load(str(tmp_path / target.load(name).lower(model, tmp_path)), 1)
+    run = target.runner_here(name).load(str(tmp_path / target.load(name).lower(model, tmp_path)), 1)
     batch = models.images(5)
     together = run({"x": batch})["y"]
     alone = np.concatenate([run({"x": image[None]})["y"] for image in batch])
@@ -106,7 +112,7 @@ def test_open_dimensions_stay_open(name: str, tmp_path: Path) -> None:
 def test_single_samples_and_batches_take_turns(name: str, tmp_path: Path) -> None:
     """OpenVINO's runner holds the model for single samples until it is given several."""
     original, model = form_of(name, "fp32", tmp_path)
-    run = target.runner(name).load(str(tmp_path / target.load(name).lower(model, tmp_path)), 1)
+    run = target.runner_here(name).load(str(tmp_path / target.load(name).lower(model, tmp_path)), 1)
     for count in (1, 1, 4, 1, 2):
         feed = {"x": models.images(count, seed=count)}
         np.testing.assert_allclose(run(feed)["y"], Session(original).run(feed)["y"], rtol=1e-4, atol=1e-5)
@@ -124,7 +130,7 @@ def test_pictures_of_any_size(name: str, tmp_path: Path) -> None:
         with pytest.raises(UnsupportedOperator, match="dimension 2 of the input 'x' is open"):
             target.load(name).lower(model, tmp_path)
         return
-    run = target.runner(name).load(str(tmp_path / target.load(name).lower(model, tmp_path)), 1)
+    run = target.runner_here(name).load(str(tmp_path / target.load(name).lower(model, tmp_path)), 1)
     for shape in ((1, 3, 8, 8), (1, 3, 8, 12), (2, 3, 5, 8)):
         feed = {"x": models.random(shape)}
         np.testing.assert_allclose(run(feed)["y"], Session(model).run(feed)["y"], rtol=1e-4, atol=1e-5)
@@ -147,7 +153,7 @@ def test_several_inputs_outputs_integers_and_scalars(name: str, tmp_path: Path) 
         types={"ids": onnx.TensorProto.INT64, "gain": onnx.TensorProto.INT64, "best": onnx.TensorProto.INT64},
     )
     model = models.in_edgepack(proto)
-    run = target.runner(name).load(str(tmp_path / target.load(name).lower(model, tmp_path)), 1)
+    run = target.runner_here(name).load(str(tmp_path / target.load(name).lower(model, tmp_path)), 1)
     feed = {"ids": np.array([[1, 5, 7, 2, 19, 0]]), "state": models.random((1, 8), 3), "gain": np.array(3)}
     want, got = Session(model).run(feed), run(feed)
     assert set(got) >= set(want)
@@ -170,7 +176,7 @@ def test_a_form_to_time_beside_loads_and_answers_like_the_original(name: str, tm
     original = models.in_edgepack(models.convnet())
     file = target.load(name).baseline(original, tmp_path) or original.save(tmp_path / "original.onnx")[0]
     feed = {"x": models.images(2)}
-    answer = target.runner(name).load(str(tmp_path / file), 1)(feed)
+    answer = target.runner_here(name).load(str(tmp_path / file), 1)(feed)
     np.testing.assert_allclose(answer["y"], Session(original).run(feed)["y"], rtol=1e-4, atol=1e-5)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,6 +23,7 @@ class Placement:
     """A decision about a graph; nodes and tensors are those of the model it was made for.
 
     `tensors` maps each tensor that gets a Q/DQ pair to the tensor whose scale it shares (often itself).
+    `readers` are the places that read each of them quantized; what else reads it may be left the tensor itself.
     `limits` are the ends beyond which nothing that reads a tensor tells values apart, where there are any.
     `left_float` counts what stays float though it has weights: "why: operator" -> how many.
     """
@@ -29,6 +31,7 @@ class Placement:
     weighted: tuple[ir.Node, ...]
     light: tuple[ir.Node, ...]
     tensors: dict[str, str]
+    readers: dict[str, tuple[tuple[ir.Node, int], ...]] = field(default_factory=dict)
     limits: dict[str, tuple[float, float]] = field(default_factory=dict)
     left_float: Counter[str] = field(default_factory=Counter)
 
@@ -42,13 +45,20 @@ def place(model: Model, scheme: Scheme, keep_float: frozenset[str] = frozenset()
     4. The output of a closed operator is always quantized, that of another only where an int8 operator reads it.
     5. Tensors around a same-scale operator share one scale.
     6. Behind a gate in integers, an operator that is fast only before a convolution is quantized only there.
+    7. A residual sum reads the weighted operator before it in float, and only its shortcut in int8; another is float.
+    8. Rule 3 looks through commuting operators, and none of their inputs or outputs is quantized for their own sake.
+    9. A weighted operator that reads a single vector stays float where that gains nothing.
+    10. Where float readers are left the tensor itself, an average is quantized only if nothing else reads it in float.
     """
     graph = model.ir.graph
     left_float = _nested(model, scheme)
     weighted = []
+    vectors = _vectors(graph) if scheme.skips_vectors else set()
     for node in graph:
         if node.op_type in scheme.weighted and node.domain == "":
             reason = "left float" if node.outputs[0].name in keep_float else why_not(node)
+            if not reason and id(node.inputs[0]) in vectors:  # rule 9
+                reason = "it reads a single vector"
             if reason:
                 left_float[f"{reason}: {node.op_type}"] += 1
             else:
@@ -58,10 +68,22 @@ def place(model: Model, scheme: Scheme, keep_float: frozenset[str] = frozenset()
 
     tails = {id(node): tail(node, scheme) for node in weighted}
     able = {id(value) for value in tails.values()} | {id(node.inputs[0]) for node in weighted}  # rule 3, forwards
+    read_at: dict[int, tuple[int, ...]] = {id(node): (0,) for node in weighted}
+    depths = _depths(graph, read_at.keys()) if scheme.residual else {}
     candidates = []
     for node in graph:
-        if node.op_type in scheme.light and node.domain == "":
+        if node.op_type in scheme.commuting and node.domain == "":  # rule 8
             data = data_inputs(node)
+            if data and all(id(value) in able for value in data):
+                candidates.append(node)
+                able.update(id(output) for output in node.outputs)
+        elif node.op_type in scheme.light and node.domain == "":
+            read_at[id(node)] = places = _places(node, scheme, depths)
+            data = [value for index in places if (value := node.inputs[index]) is not None]
+            if (
+                scheme.apart and node.op_type != "Add" and any(_read_in_float(value, scheme) for value in data)
+            ):  # rule 10
+                continue
             if node.op_type in scheme.saturating and line(node) is None:
                 continue
             if not all(is_finite(array) for array in map(constant, node.inputs) if array is not None):
@@ -74,12 +96,17 @@ def place(model: Model, scheme: Scheme, keep_float: frozenset[str] = frozenset()
                 able.update(id(output) for output in node.outputs)
                 able.add(id(tails[id(node)]))
 
-    wanted = {id(node.inputs[0]) for node in weighted}  # rule 3, backwards
+    carried = {id(node.inputs[0]) for node in weighted}
+    wanted = set(carried)  # rule 3, backwards
     light = []
     for node in reversed(candidates):
-        if wanted & {id(tails[id(node)]), *(id(output) for output in node.outputs)}:
+        if node.op_type in scheme.commuting:
+            if wanted & {id(output) for output in node.outputs}:
+                wanted.update(id(value) for value in data_inputs(node))
+        elif wanted & {id(tails[id(node)]), *(id(output) for output in node.outputs)}:
             light.append(node)
-            wanted.update(id(value) for value in data_inputs(node))
+            carried.update(id(node.inputs[index]) for index in read_at[id(node)])
+            wanted |= carried
     light.reverse()
 
     tensors: dict[str, str] = {}
@@ -95,14 +122,20 @@ def place(model: Model, scheme: Scheme, keep_float: frozenset[str] = frozenset()
         values[value.name] = value
         return root(tensors.setdefault(value.name, value.name))
 
+    readers: defaultdict[str, list[tuple[ir.Node, int]]] = defaultdict(list)
+    for node in (*weighted, *light):
+        for index in read_at[id(node)]:
+            readers[str(node.inputs[index].name)].append((node, index))  # type: ignore[union-attr]
     for node in weighted:
         add(node.inputs[0])
-        if node.op_type in scheme.closed or id(tails[id(node)]) in wanted:  # rule 4
+        if node.op_type in scheme.closed or id(tails[id(node)]) in carried:  # rule 4
             add(tails[id(node)])
     for node in light:
-        inputs = [add(value) for value in data_inputs(node)]
+        inputs = [add(node.inputs[index]) for index in read_at[id(node)]]
         outputs = node.outputs if len(node.outputs) > 1 else [tails[id(node)]]
         for output in outputs:
+            if scheme.commuting and id(output) not in carried:  # rule 8
+                continue
             name = add(output)
             if node.op_type in scheme.same_scale:  # rule 5
                 tensors[name] = root(inputs[0])
@@ -111,6 +144,7 @@ def place(model: Model, scheme: Scheme, keep_float: frozenset[str] = frozenset()
         weighted=tuple(weighted),
         light=tuple(light),
         tensors={name: root(name) for name in tensors},
+        readers={name: tuple(places) for name, places in readers.items()},
         limits={name: ends for name, ends in limits.items() if ends != (-np.inf, np.inf)},
         left_float=left_float,
     )
@@ -198,10 +232,64 @@ def _ends_a_swish(node: ir.Node, scheme: Scheme) -> bool:
 
 def data_inputs(node: ir.Node) -> list[ir.Value]:
     """What a light node computes on: all operands where there are several, else the first input."""
-    if node.op_type in ("Add", "Mul", "Concat"):
-        return [value for value in node.inputs if value is not None and constant(value) is None]
-    first = node.inputs[0]
-    return [first] if first is not None and constant(first) is None else []
+    return [value for index in data_places(node) if (value := node.inputs[index]) is not None]
+
+
+def data_places(node: ir.Node) -> tuple[int, ...]:
+    """The numbers of these inputs; constants are none."""
+    places = range(len(node.inputs)) if node.op_type in ("Add", "Mul", "Concat") else range(1)
+    return tuple(i for i in places if node.inputs[i] is not None and constant(node.inputs[i]) is None)
+
+
+def _places(node: ir.Node, scheme: Scheme, depths: Mapping[int, int]) -> tuple[int, ...]:
+    """The inputs of a light node that are read in int8; none where it stays float."""
+    places = data_places(node)
+    if not scheme.residual or node.op_type != "Add":
+        return places
+    fused = {i: depth for i in places if (depth := depths.get(id(node.inputs[i].producer()))) is not None}  # type: ignore[union-attr]
+    for index in list(fused):
+        value = node.inputs[index]
+        if value is None or len(list(value.uses())) > 1 or value.is_graph_output():
+            del fused[index]
+    if len(places) < 2 or not fused:  # rule 7
+        return ()
+    # The longer branch; of a shortcut that is a convolution itself, the block's own comes last.
+    main = max(fused, key=lambda i: fused[i])
+    return tuple(i for i in places if i != main)
+
+
+def _read_in_float(value: ir.Value, scheme: Scheme) -> bool:
+    known = scheme.weighted | scheme.light | scheme.commuting
+    return value.is_graph_output() or any(reader.op_type not in known for reader, _ in value.uses())
+
+
+# What makes one place of many, and many of one.
+_GATHERS = frozenset({"GlobalAveragePool", "GlobalMaxPool", "ReduceMean"})
+_SPREADS = frozenset({"Resize", "Upsample", "Expand", "Tile", "ConvTranspose", "Pad"})
+
+
+def _vectors(graph: ir.Graph) -> set[int]:
+    """The tensors with one place of each channel: what a global average gives, and what is computed of it alone."""
+    found: set[int] = set()
+    for node in graph:
+        data = [value for value in node.inputs if value is not None and constant(value) is None]
+        if node.op_type in _GATHERS or (
+            data and node.op_type not in _SPREADS and all(id(value) in found for value in data)
+        ):
+            found.update(id(output) for output in node.outputs)
+    return found
+
+
+def _depths(graph: ir.Graph, weighted: Collection[int]) -> dict[int, int]:
+    """Of weighted nodes, by id: the most weighted nodes on a way from an input to it, itself included."""
+    longest: dict[int, int] = {}
+    found = {}
+    for node in graph:
+        depth = max((longest.get(id(value), 0) for value in node.inputs), default=0) + (id(node) in weighted)
+        longest |= {id(output): depth for output in node.outputs}
+        if id(node) in weighted:
+            found[id(node)] = depth
+    return found
 
 
 def _nested(model: Model, scheme: Scheme) -> Counter[str]:

@@ -6,7 +6,7 @@ Efficient Integer-Arithmetic-Only Inference" (2018): activations per tensor, wei
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,7 +74,7 @@ def quantize(
     for node in placement.light:
         _write_constants(result.ir.graph, node, scheme)
     for name in placement.tensors:
-        _write_pair(result.ir.graph, name, grids[name])
+        _write_pair(result.ir.graph, name, grids[name], placement.readers.get(name, ()) if scheme.apart else None)
     for node in placement.light:
         if node.op_type in scheme.saturating:
             write_saturating(result.ir.graph, node)
@@ -166,7 +166,7 @@ def rounded_nearest(node: ir.Node, input_scale: float, scheme: Scheme) -> Rounde
     weight = constant(node.inputs[1])
     assert weight is not None
     axis, bias = channel_axis(node, weight), bias_in(node, scheme)
-    floor: np.ndarray | float = SMALLEST_SCALE / input_scale
+    floor: np.ndarray | float = max(SMALLEST_SCALE / input_scale, scheme.least_scale)
     if bias is not None and scheme.bias_bits == 32:
         floor = np.maximum(floor, bias_floor(bias if axis is not None else np.abs(bias).max(), input_scale))
     grid = weight_grid(weight, axis, scheme.weight_bits, floor)
@@ -270,10 +270,10 @@ def _dequantized(
     return output
 
 
-def _write_pair(graph: ir.Graph, name: str, grid: Grid) -> None:
-    """Q/DQ on the tensor `name`; every reader, and the graph's output, takes the dequantized value."""
+def _write_pair(graph: ir.Graph, name: str, grid: Grid, readers: Iterable[tuple[ir.Node, int]] | None) -> None:
+    """Q/DQ on the tensor `name`; these readers, else every one and the graph's output, take the dequantized value."""
     value = _find(graph, name)
-    uses = list(value.uses())
+    uses = list(value.uses() if readers is None else readers)
     scale = _initializer(graph, f"{name}_scale", np.asarray(grid.scale))
     zero = _initializer(graph, f"{name}_zero_point", np.asarray(grid.zero_point))
     quantized = ir.node("QuantizeLinear", [value, scale, zero], name=f"{name}_QuantizeLinear")
@@ -291,7 +291,7 @@ def _write_pair(graph: ir.Graph, name: str, grid: Grid) -> None:
     for node, index in uses:
         node.replace_input_with(index, output)
     for index, result in enumerate(graph.outputs):
-        if result is value and producer is not None:  # an input keeps its name
+        if result is value and producer is not None and readers is None:  # an input keeps its name
             value.name, output.name = f"{name}_float", name
             graph.outputs[index] = output
 

@@ -105,7 +105,8 @@ class Switchboard:
 
     def _tensor(self, graph: ir.Graph, value: ir.Value, grid: Grid) -> None:
         name = str(value.name)
-        uses = [(node, index) for node, index in value.uses()]
+        apart = self.scheme.apart
+        uses = list(self.placement.readers.get(name, ()) if apart else value.uses())
         scale = initializer(graph, f"{name}/scale", np.asarray(grid.scale))
         zero = initializer(graph, f"{name}/zero", np.asarray(grid.zero_point))
         switch = self._switch(graph, name)
@@ -123,7 +124,7 @@ class Switchboard:
         for node, index in uses:
             node.replace_input_with(index, chosen.outputs[0])
         for index, result in enumerate(graph.outputs):
-            if result is value and producer is not None:
+            if result is value and producer is not None and not apart:
                 value.name, chosen.outputs[0].name = f"{name}/float", name
                 graph.outputs[index] = chosen.outputs[0]
 

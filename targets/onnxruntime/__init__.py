@@ -41,7 +41,11 @@ REQUIREMENTS = ("onnxruntime",)
 FALLBACK: tuple[str, ...] = ()
 FALLBACK_LACKS: tuple[str, ...] = ()
 EXTRA = ""
+STAND_IN = ""
 FIXED_SHAPES = False
+SHAPE_RANGES = False
+HALF_ARITHMETIC = False
+UNASKED = ""
 IO_DTYPES = ()
 
 

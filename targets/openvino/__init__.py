@@ -41,7 +41,11 @@ REQUIREMENTS = ("openvino",)
 FALLBACK: tuple[str, ...] = ()
 FALLBACK_LACKS: tuple[str, ...] = ()
 EXTRA = "openvino"
+STAND_IN = ""
 FIXED_SHAPES = False
+SHAPE_RANGES = False
+HALF_ARITHMETIC = False
+UNASKED = ""
 IO_DTYPES = ()
 
 

@@ -68,7 +68,11 @@ REQUIREMENTS = ("ai-edge-litert",)
 FALLBACK = ("tflite-runtime", "numpy<2")
 FALLBACK_LACKS = ("dynamic",)
 EXTRA = "tflite"
+STAND_IN = ""
 FIXED_SHAPES = True
+SHAPE_RANGES = False
+HALF_ARITHMETIC = False
+UNASKED = ""
 IO_DTYPES = ("int8", "uint8")
 _LARGEST = 2**31 - 2**20
 
