@@ -18,7 +18,7 @@ from edgepack.passes.simplify import simplify
 from edgepack.reference import Session
 
 
-def shaped(original: Model, shapes: Mapping[str, tuple[int, ...]], *, int8: bool) -> tuple[Model, list[Step]]:
+def shaped(original: Model, shapes: Mapping[str, tuple[int | None, ...]], *, int8: bool) -> tuple[Model, list[Step]]:
     """The model with its open dimensions fixed, in an opset that int8 can be written in; and what was done.
 
     Raises:

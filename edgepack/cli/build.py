@@ -12,14 +12,14 @@ from edgepack.cli.options import (
     DeviceFile,
     Json,
     Seconds,
-    Shapes,
+    ShapeRanges,
     Threads,
     boards,
     decodings,
     metrics,
     precisions,
     presets,
-    shapes,
+    shapes_or_ranges,
     states,
     targets,
 )
@@ -37,6 +37,7 @@ BUILD_EXAMPLES = (
     "edgepack build model.onnx -o out --precision fp32 --input-shape x=1x3x640x640\n\n"
     "edgepack build model.onnx -o out --target tflite --data photos/ --preprocess imagenet --io-layout nhwc "
     "--precision int8 --io-dtype uint8\n\n"
+    "edgepack build encoder.onnx -o out --device orin-nano@jp6.2 --input-shape ids=1x16..1x64..1x128\n\n"
     "edgepack build speech.onnx -o out --data frames.npz --state h=hn --state c=cn"
 )
 DEMO_EXAMPLES = "Example:\n\nedgepack demo -o demo-out"
@@ -115,8 +116,9 @@ def build(
     prune: Annotated[
         str | None,
         typer.Option(
-            metavar="macs=|params=|latency=SHARE",
-            help="Remove channels until this share is left, and refit the others on --data.",
+            metavar="macs=|params=|latency=SHARE|2:4",
+            help="Remove channels until this share is left, and refit the others on --data; 2:4: zeros in a pattern, "
+            "for GPUs that skip them.",
         ),
     ] = None,
     prune_importance: Annotated[
@@ -136,7 +138,7 @@ def build(
             show_default="this machine",
         ),
     ] = None,
-    input_shape: Shapes = None,
+    input_shape: ShapeRanges = None,
     io_layout: Annotated[
         str | None,
         typer.Option(
@@ -196,7 +198,7 @@ def build(
             max_drop=max_drop,
             time_budget=time_budget,
             on=on,
-            input_shape=shapes(input_shape),
+            input_shape=shapes_or_ranges(input_shape),
             io_layout=io_layout,
             io_dtype=io_dtype,
             state=states(state),

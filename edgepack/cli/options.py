@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edgepack.errors import UsageError
+
+if TYPE_CHECKING:
+    from edgepack.data.ranges import ShapeRange
 
 
 def config_file(context: typer.Context, path: Path | None) -> Path | None:
@@ -24,6 +27,14 @@ Threads = Annotated[int | None, typer.Option(help="Threads to run with.", show_d
 Seconds = Annotated[float, typer.Option(help="How long each model is timed on this machine.")]
 Shapes = Annotated[
     list[str] | None, typer.Option("--input-shape", metavar="NAME=1x3x224x224", help="Fix open dimensions.")
+]
+ShapeRanges = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input-shape",
+        metavar="NAME=1x3x224x224",
+        help="Fix open dimensions; for tensorrt also a range of shapes, NAME=MIN..OPT..MAX.",
+    ),
 ]
 DeviceFile = Annotated[
     Path | None, typer.Option("--devices", metavar="FILE", help="A device file that adds boards, or replaces them.")
@@ -83,17 +94,55 @@ def decodings() -> list[str]:
 
 def shapes(texts: list[str] | None) -> dict[str, tuple[int, ...]]:
     """`NAME=1x3x224x224` by name."""
-    shapes = {}
+    found = {}
     for text in texts or []:
         name, _, dims = text.rpartition("=")
-        try:
-            shape = tuple(int(dim) for dim in dims.lower().split("x")) if dims else ()
-        except ValueError:
-            shape = ()
-        if not name or not shape or min(shape) < 1:
+        if ".." in dims:
+            raise UsageError(f"--input-shape {text} is a range", "take one shape here: NAME=1x3x224x224")
+        shape = _shape(dims)
+        if not name or shape is None:
             raise UsageError(f"--input-shape {text} is not understood", "write it as NAME=1x3x224x224")
-        shapes[name] = shape
-    return shapes
+        found[name] = shape
+    return found
+
+
+def shapes_or_ranges(texts: list[str] | None) -> dict[str, tuple[int, ...] | ShapeRange]:
+    """`NAME=1x3x224x224`, or `NAME=1x16..1x64..1x128` by name: smallest, usual, largest; of two the latter is usual."""
+    found: dict[str, tuple[int, ...] | ShapeRange] = {}
+    for text in texts or []:
+        name, _, dims = text.rpartition("=")
+        found[name] = _range(text, name, dims.split("..")) if ".." in dims else shapes([text])[name]
+    return found
+
+
+def _range(text: str, name: str, parts: list[str]) -> ShapeRange:
+    from edgepack.data.ranges import ShapeRange
+
+    three = [shape for part in parts if (shape := _shape(part)) is not None]
+    if not name or len(three) != len(parts) or not 2 <= len(parts) <= 3:
+        raise UsageError(
+            f"--input-shape {text} is not understood",
+            "write a range as NAME=1x16..1x64..1x128: smallest, usual, largest",
+        )
+    least, usual, most = three if len(three) == 3 else (*three, three[1])
+    if not len(least) == len(usual) == len(most):
+        raise UsageError(
+            f"--input-shape {text}: the shapes of a range have as many dimensions", "write all of them out"
+        )
+    if any(not a <= b <= c for a, b, c in zip(least, usual, most, strict=True)):
+        raise UsageError(
+            f"--input-shape {text}: lengths should grow from the smallest to the largest", "write NAME=MIN..OPT..MAX"
+        )
+    return ShapeRange(least=least, usual=usual, most=most)
+
+
+def _shape(dims: str) -> tuple[int, ...] | None:
+    """`1x3x224x224` as numbers; None if it is none."""
+    try:
+        shape = tuple(int(dim) for dim in dims.lower().split("x"))
+    except ValueError:
+        return None
+    return shape if min(shape) >= 1 else None
 
 
 def states(texts: list[str] | None) -> dict[str, str]:
