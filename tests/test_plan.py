@@ -31,7 +31,7 @@ def planned(
         ("rpi3", "tflite"),
         ("rpi4@bookworm32", "tflite"),
         ("intel-n100", "openvino"),
-        ("orin-nano", "onnxruntime"),
+        ("orin-nano", "tensorrt"),
     ],
 )
 def test_auto_takes_the_first_target_that_is_packaged(board: str, target: str) -> None:

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from edgepack._version import VERSION
+from edgepack.building import on_board
 from edgepack.building.plan import Plan
 from edgepack.bundles import beside, bundle, golden, here, wheels
 from edgepack.bundles.border import Border, Ports
+from edgepack.data.ranges import Ranges
 from edgepack.data.samples import Feed, Samples
 from edgepack.data.states import without_states
 from edgepack.device import available_cores
@@ -29,10 +31,11 @@ from edgepack.passes.half import half
 from edgepack.passes.placement import integer_only
 from edgepack.passes.quantize import quantize
 from edgepack.passes.weight_only import store_in_4_bits, store_in_8_bits
+from edgepack.quantization.half_range import Wide, halved, wide_nodes
 from edgepack.quantization.preparation import prepare
 from edgepack.quantization.settle import Settled, hold_back, settle
 from edgepack.reference import Session
-from edgepack.target import runner
+from edgepack.target import runner_here
 
 # Below this the whole interval says slower than the original; between it and 1 nobody would notice.
 SLOWER = 0.98
@@ -75,6 +78,12 @@ class Ingredients:
     known: dict[str, Settled] = field(default_factory=dict)
     # What was pruned of `clean` (edgepack/building/pruned.py), for the manifest.
     pruning: dict[str, Any] | None = None
+    # Lengths of open dimensions, by input, for a runtime that is built for them.
+    ranges: Ranges = field(default_factory=dict)
+    # True where two of every four weights are zero.
+    sparse: bool = False
+    # Filled by `_kept_wide`, by precision.
+    wide: dict[str, Wide] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,14 +125,15 @@ def make(
     file = plan.target.lower(bordered, folder / "model")
     original = given.border.floats(given.original).save(folder / bundle.BASELINE / "original.onnx")[0]
     original_bytes = bundle.folder_bytes(folder / bundle.BASELINE)
-    runtime = runner(plan.target_name)
+    runtime = runner_here(plan.target_name)
     threads = min(plan.threads, available_cores())
     run = runtime.load(str(folder / "model" / file), threads)
     loop = ports.loop(run)
     feeds = [ports.public(without_states(feed, ports.states)) for feed in given.golden]
     expected = [loop(feed) for feed in feeds]
+    judged = on_board.rounded_run(plan, bordered, runtime, threads) or run
     others = None
-    if runtime.load_other is not None:
+    if runtime.load_other is not None and not plan.stand_in:
         other = ports.loop(runtime.load_other(str(folder / "model" / file), threads))
         others = [ports.own(other(feed)) for feed in feeds[: golden.OTHERS]]
     requirements = plan.requirements(images=_pictures(given) is not None)
@@ -135,30 +145,46 @@ def make(
     _write_golden(given, ports, folder / "golden", expected)
     exact = precision == "int8" and plan.scheme.bit_exact and integer_only(model, plan.scheme)
     answers = [ports.own(answer) for answer in expected]
+    there = [ports.own(ports.loop(judged)(feed)) for feed in feeds] if plan.stand_in else None
     terms = golden.terms(
-        model, answers, given.references, precision, exact=exact, same_runtime=plan.runs_as_here, others=others
+        model,
+        answers,
+        given.references,
+        precision,
+        exact=exact,
+        same_runtime=plan.runs_as_here,
+        others=others,
+        there=there,
     )
     forms = {"the original": given.shaped, "the original, cleaned up,": given.clean}
     forms = {what: given.border.floats(form) for what, form in forms.items()}
     feed = given.border.ports.public(given.golden[0])
     baseline, note = beside.baseline(plan, forms, folder / bundle.BASELINE / original, feed)
     notes.append(note)
-    manifest = _manifest(given, ports, precision, f"model/{file}", terms, runtime.versions(), baseline)
+    versions = dict([plan.runtime]) if plan.stand_in else runtime.versions()
+    manifest = _manifest(given, ports, precision, f"model/{file}", terms, versions, baseline)
+    if plan.stand_in:
+        manifest["checked_in"] = runtime.versions()
+        notes.append(on_board.CHECKED_ELSEWHERE.format(target=plan.target_name))
     steps, settled_between = [*given.steps, *steps], _forms(given) if precision == "int8" else []
     bundle.seal(folder, manifest)
 
     progress("verifying in a fresh process", 0, 0)
-    only = here.runtime_of(manifest)
-    check = here.harness(folder, "check", "--build-machine", only=only)
+    only = here.runtime_of(manifest, plan.stand_in or None)
+    allowed = ["--allow-fallback", plan.stand_in] if plan.stand_in else []
+    check = here.harness(folder, "check", "--build-machine", *allowed, only=only)
     quality = None
     if given.judge is not None:
-        built = ports.looped(run) if given.judged is not None and given.judged.in_order else ports.behind(run)
+        in_order = given.judged is not None and given.judged.in_order
+        built = ports.looped(judged) if in_order else ports.behind(judged)
         quality = given.judge.judge(built, lambda done, total: progress("comparing with the original", done, total))
         del built
-    del run, loop
-    progress("timing on this machine", 0, 0)
-    latency = here.harness(folder, "bench", *_TIMING, "--seconds", str(seconds), only=only)
-    manifest["requires"]["memory_mb"] = round(latency["models"]["model"]["peak_memory_mb"])
+    del run, judged, loop
+    latency: dict[str, Any] = {}
+    if not plan.stand_in:
+        progress("timing on this machine", 0, 0)
+        latency = here.harness(folder, "bench", *_TIMING, "--seconds", str(seconds), only=only)
+        manifest["requires"]["memory_mb"] = round(latency["models"]["model"]["peak_memory_mb"])
     manifest["measured"] = _measured(folder, quality, original_bytes)
     manifest["measured"] |= {"steps": [asdict(step) for step in steps], "forms": settled_between}
     bundle.seal(folder, manifest)
@@ -235,9 +261,13 @@ def fitted_form(
 ) -> tuple[Model, list[str], list[Step]]:
     """The model in the given precision, in a format that the device's runtime reads; notes; and what was done."""
     model, note, steps = lowered_form(given, precision, progress, keep_float)
-    fitted = fit_format(model, given.plan.reads, " ".join(given.plan.target.REQUIREMENTS))
+    fitted = fit_format(model, given.plan.reads, given.plan.runtime[0])
     steps = [*steps, *told([fitted.step("fit_format", model)])]
-    return fitted.model, [line for line in (note, fitted.note) if line], steps
+    model = fitted.model
+    if given.plan.stand_in:
+        wide = given.wide.get("int8" if precision == "int8" else "fp16")
+        model = on_board.told(model, given.plan, sparse=given.sparse, ranges=given.ranges, wide=wide)
+    return model, [line for line in (note, fitted.note) if line], steps
 
 
 def lowered_form(
@@ -249,6 +279,9 @@ def lowered_form(
         keep_float: weighted nodes that int8 leaves float, by the name of their output.
     """
     scheme = given.plan.scheme
+    if precision == "fp16" and given.plan.multiplies_half:
+        wide = _kept_wide(given, "fp16", given.clean)
+        return _alone(given, "half_arithmetic", halved(given.clean, wide, given.clean, given.golden))
     if precision == "fp16":
         return _alone(given, "half", half(given.clean))
     if precision == "w8":
@@ -270,8 +303,22 @@ def lowered_form(
         if form.ready.unseen:
             notes.append(f"no sample reaches {', '.join(sorted(form.ready.unseen))}, so float")
         more = f"{bits}; {form.name}"
-        return result.model, "; ".join(notes), [*form.ready.steps, result.step("quantize", form.ready.model, more)]
+        steps = [*form.ready.steps, result.step("quantize", form.ready.model, more)]
+        if given.plan.multiplies_half:
+            wide = _kept_wide(given, "int8", form.ready.model)
+            if given.plan.mixes_half:
+                mixed = on_board.mixed(result.model, wide, given.clean, given.golden)
+                steps.append(mixed.step("half_arithmetic", result.model))
+                result, notes = mixed, [*notes, f"beside int8: {mixed.note}"]
+        return result.model, "; ".join(notes), steps
     return given.clean, "", []
+
+
+def _kept_wide(given: Ingredients, precision: str, model: Model) -> Wide:
+    """What stays float32 in the float model that a precision is made from, found once."""
+    if precision not in given.wide:
+        given.wide[precision] = wide_nodes(model, given.data)
+    return given.wide[precision]
 
 
 def _alone(given: Ingredients, name: str, result: PassResult) -> tuple[Model, str, list[Step]]:

@@ -43,7 +43,7 @@ def choose(
             return candidate, reason, []
         notes = candidate.notes
     empty(folder)
-    return make_tidy(given, "fp32", uncleaned, folder, seconds, progress), reason, notes
+    return make_tidy(given, decision.plain, uncleaned, folder, seconds, progress), reason, notes
 
 
 def _beside_clean_float(given: Ingredients, folder: Path, reason: str, progress: Progress) -> tuple[str, bool]:

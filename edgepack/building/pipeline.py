@@ -19,8 +19,16 @@ from edgepack.building.candidate import (
 )
 from edgepack.building.choice import choose
 from edgepack.building.cleaning import cleaned, refuse_undefined, shaped, shaped_as
-from edgepack.building.plan import AS_IS, plan
-from edgepack.building.pruned import PATTERN, faster_or_whole, kept_or_whole, pruned, refuse_pattern, refuse_unprunable
+from edgepack.building.plan import AS_IS, Plan, plan
+from edgepack.building.pruned import (
+    PATTERN,
+    faster_or_whole,
+    kept_or_whole,
+    made_sparse,
+    pruned,
+    refuse_pattern,
+    refuse_unprunable,
+)
 from edgepack.bundles import bundle, golden
 from edgepack.bundles.border import border
 from edgepack.data import preprocess as preprocessing
@@ -28,6 +36,7 @@ from edgepack.data import states as recorded
 from edgepack.data.annotations import attach
 from edgepack.data.audit import audit, refuse_overlap
 from edgepack.data.labels import read_classes
+from edgepack.data.ranges import Ranges, ShapeRange, Spanned, ends, refuse_unfit, spanned
 from edgepack.data.samples import Samples
 from edgepack.data.split import split
 from edgepack.errors import DataNeeded, LabelsError, UsageError
@@ -93,7 +102,7 @@ def build(
     max_drop: float | None = None,
     time_budget: float | None = None,
     on: str | None = None,
-    input_shape: Mapping[str, tuple[int, ...]] | None = None,
+    input_shape: Mapping[str, tuple[int, ...] | ShapeRange] | None = None,
     io_layout: str | None = None,
     io_dtype: str = "float",
     state: Mapping[str, str] | None = None,
@@ -126,13 +135,13 @@ def build(
         time_budget: seconds after which the search tries no new form.
         on: the device on which the search for `max_drop` measures latency, such as ssh://pi@raspberrypi.local; this
             machine if not given.
-        input_shape: lengths for open dimensions, by input name.
+        input_shape: lengths for open dimensions, by input name; for tensorrt also ranges of them.
         io_layout: nchw or nhwc, for the inputs and outputs with four axes; the model's own if not given.
         io_dtype: float, or int8 or uint8 for integers with a scale and a zero point (tflite in int8).
         state: outputs that are the next call's inputs, by the input; the bundle then keeps them between calls.
         block: how many weights share a scale in w4: 16, 32, 64 or 128.
         prune: what is to be left, such as macs=0.7, params=0.6 or latency=0.8: channels are removed and the others
-            refitted on `data` (docs/pruning.md).
+            refitted on `data` (docs/pruning.md); 2:4 for zeros in a pattern where the device skips them.
         prune_importance: which channels go: second-order, taylor (the torch extra), l2 or l1.
         threads: threads on the device; all its cores if not given.
         wheels: put the wheels of the requirements into the bundle, for a board without network.
@@ -175,17 +184,24 @@ def build(
         is_quantized=original.is_quantized,
         threads=threads,
         block=block,
+        measured=max_drop is not None and on not in (None, "local"),
     )
-    if prune == PATTERN:
-        refuse_pattern(decision)
-    wanted = budget(prune) if prune is not None else None
+    pattern = prune == PATTERN
+    if pattern:
+        refuse_pattern(decision, has_data=data is not None)
+    wanted = budget(prune) if prune is not None and not pattern else None
     if wanted is not None:
         refuse_unprunable(
             wanted, precision=decision.precision, has_data=data is not None, on=on, here=decision.measurable_here
         )
     asked_border = border(original, decision, layout=io_layout, dtype=io_dtype, state=state)
     integers = decision.precision not in ("fp32", "fp16", AS_IS)
-    untidy, shaping = shaped(original, input_shape or {}, int8=integers)
+    ranges = {name: shapes for name, shapes in (input_shape or {}).items() if isinstance(shapes, ShapeRange)}
+    if ranges:
+        _refuse_ranges(decision, ranges)
+        refuse_unfit(original, ranges)
+    fixed = {name: one.fixed if isinstance(one, ShapeRange) else one for name, one in (input_shape or {}).items()}
+    untidy, shaping = shaped(original, fixed, int8=integers)
 
     progress("reading the samples", 0, 0)
     classes = read_classes(Path(labels)) if labels is not None else None
@@ -207,7 +223,16 @@ def build(
     judged = evaluation or calibration
     if judged is not None and annotations is not None:
         judged = attach(judged, Path(annotations), classes)
-    feeds, synthetic = golden.feeds(calibration or evaluation, recorded.without(untidy, states), in_order=bool(states))
+    span = Spanned()
+    if decision.target.SHAPE_RANGES:
+        span = spanned(untidy, ranges, [one for one in (calibration, evaluation) if one is not None])
+    feeds, synthetic = golden.feeds(
+        calibration or evaluation,
+        recorded.without(untidy, states),
+        in_order=bool(states),
+        also=span.places,
+        shapes=ends(span.ranges),
+    )
     searched = None
     if max_drop is not None:
         if evaluation is None or judged is None:
@@ -241,9 +266,12 @@ def build(
         labels=classes,
         wheels=wheels,
         border=asked_border.seen(clean, _image_layout(calibration, judged)),
+        ranges=span.ranges,
         shaping=told(shaping),
         steps=told([*shaping, *tidied]),
     )
+    if pattern:
+        given = made_sparse(given, progress)
     whole, pruning, promise = given, None, None
     if wanted is not None:
         given, pruning = pruned(whole, wanted, prune_importance, progress)
@@ -303,10 +331,22 @@ def build(
         notes=[note for note in (*(step.note for step in whole.steps), *tried, *chosen.notes, emulated) if note],
         warnings=warnings + _doubts(given, chosen) + ([] if promise is None else promise["warnings"]),
         promise=promise,
-        pruning=None if pruning is None else pruning.to_json(),
+        pruning=given.pruning if pattern else None if pruning is None else pruning.to_json(),
         steps=chosen.steps,
         forms=chosen.forms,
     )
+
+
+def _refuse_ranges(decision: Plan, ranges: Ranges) -> None:
+    if not decision.target.SHAPE_RANGES:
+        name, shapes = next(iter(ranges.items()))
+        instead = "x".join(map(str, shapes.usual)) if decision.target.FIXED_SHAPES else ""
+        raise UsageError(
+            f"--input-shape {name}={shapes} is a range, and {decision.target_name} builds nothing for one",
+            f"take one length: --input-shape {name}={instead}"
+            if instead
+            else "leave it out: open dimensions stay open, whatever their length",
+        )
 
 
 def _refuse_idle(flags: Mapping[str, str | None]) -> None:

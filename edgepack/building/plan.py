@@ -9,6 +9,7 @@ from edgepack import target as targets
 from edgepack.bundles import here, pins
 from edgepack.device import BLOCKS, HOST, PRECISIONS, Device, available_cores, detect
 from edgepack.errors import DataNeeded, MissingExtra, UnfitDevice, UsageError
+from edgepack.passes.half_arithmetic import TYPED_SCALES
 from edgepack.target import Scheme, Target
 
 AS_IS = "as-is"
@@ -38,6 +39,26 @@ class Plan:
     passed_over: str = ""
 
     @property
+    def stand_in(self) -> str:
+        """The runtime that answers here for one that only devices have; empty where the target's own does."""
+        return self.target.STAND_IN
+
+    @property
+    def plain(self) -> str:
+        """What is built where nothing else pays or holds."""
+        return self.target.UNASKED if self.target.UNASKED in self.device.targets[self.target_name] else "fp32"
+
+    @property
+    def multiplies_half(self) -> bool:
+        """True where fp16 numbers are multiplied."""
+        return self.target.HALF_ARITHMETIC and self.device.gpu is not None and self.device.gpu.fp16
+
+    @property
+    def mixes_half(self) -> bool:
+        """True where what stands between int8 operators can be written as fp16."""
+        return self.multiplies_half and self.reads is not None and self.reads.opset >= TYPED_SCALES
+
+    @property
     def scheme(self) -> Scheme:
         return scheme_for(self.target, self.device)
 
@@ -52,9 +73,11 @@ class Plan:
         """What is otherwise on the device than here, in lines: packages of its system, another runtime or target."""
         packages = tuple(versions_for(self.device, self.target, images=images))
         lines = [self.passed_over, pins.from_the_system(packages, self.device.arch, self.device.system)]
+        if self.stand_in:
+            return [line for line in lines if line]
         if not self.runs_as_here and precision in ("int8", AS_IS):
             lines.append(
-                f"{self.device.name} runs it in {runtime_of(self.target, self.versions)[0]}, whose int8 kernels round "
+                f"{self.device.name} runs it in {self.runtime[0]}, whose int8 kernels round "
                 f"otherwise than those of {self.target.REQUIREMENTS[0]} here: expect a few decibels less"
             )
         return lines
@@ -67,16 +90,23 @@ class Plan:
     @property
     def reads(self) -> pins.Reads | None:
         """The newest ONNX file that the device's runtime loads; None where it loads another format."""
-        return pins.reads(*runtime_of(self.target, self.versions))
+        return pins.reads(*self.runtime)
+
+    @property
+    def runtime(self) -> tuple[str, str]:
+        """The device's runtime and its version."""
+        return runtime_of(self.target_name, self.target, self.versions, self.device)
 
     @property
     def runs_as_here(self) -> bool:
         """True where the device has the runtime that makes the golden answers here, perhaps in another version."""
-        return runtime_of(self.target, self.versions)[0] == self.target.REQUIREMENTS[0]
+        return not self.stand_in and self.runtime[0] == self.target.REQUIREMENTS[0]
 
     @property
     def measurable_here(self) -> bool:
         """True where this machine's latency says something about the device: the same instruction set."""
+        if self.stand_in:
+            return False
         here = detect()
         return here.arch == self.device.arch and here.has_dot_product == self.device.has_dot_product
 
@@ -90,8 +120,12 @@ def plan(
     is_quantized: bool,
     threads: int | None,
     block: int | None = None,
+    measured: bool = False,
 ) -> Plan:
     """Decide what to build.
+
+    Args:
+        measured: forms will be timed on the device itself, so that int8 may prove itself there.
 
     Raises:
         UnfitDevice, UnknownTarget, UsageError, MissingExtra, DataNeeded.
@@ -105,6 +139,7 @@ def plan(
         )
     versions = versions_for(device, module)
     module.check()
+    runtime_of(name, module, versions, device)
     if precision not in ("auto", *PRECISIONS):
         raise UsageError(f"no precision {precision!r}", f"one of auto, {', '.join(PRECISIONS)}")
     if threads is not None and threads < 1:
@@ -130,6 +165,9 @@ def plan(
                 "add --data with a few hundred real inputs; dynamic, w8, w4, fp16 and fp32 need none",
             )
         reason = "asked for"
+    elif module.UNASKED and not (measured and has_data and "int8" in able):
+        precision = module.UNASKED if module.UNASKED in able else able[0]
+        reason = f"what {name} runs without calibration; int8 is built where it is asked for or measured on the board"
     elif not has_data:
         precision, reason = "fp32", "without --data int8 cannot be calibrated"
     elif "int8" not in able:
@@ -157,9 +195,14 @@ def _refuse_unfit(
     instead = f"it runs {', '.join(able)} there"
     if precision in module.REFUSED:
         raise UnfitDevice(f"{name} gains nothing from {precision}: {module.REFUSED[precision]}", instead)
+    if precision not in able and precision == "int8" and device.gpu is not None and not device.gpu.int8:
+        raise UnfitDevice(
+            f"the GPU of {device.name} (compute capability {device.gpu.compute}) has no int8 arithmetic for {name}",
+            "take --precision fp16",
+        )
     if precision not in able:
         raise UnfitDevice(f"{device.name} does not run {precision} with {name}", instead)
-    package, version = runtime_of(module, versions)
+    package, version = runtime_of(name, module, versions, device)
     if precision in module.FALLBACK_LACKS and package != module.REQUIREMENTS[0]:
         raise UnfitDevice(
             f"{device.name} has {package}, which does not answer rightly in {precision}",
@@ -248,8 +291,20 @@ def versions_for(device: Device, module: Target, *, images: bool = False) -> dic
         raise
 
 
-def runtime_of(module: Target, versions: Mapping[str, str]) -> tuple[str, str]:
-    """The target's runtime and its version: the pinned one, else the one installed here."""
+def runtime_of(name: str, module: Target, versions: Mapping[str, str], device: Device) -> tuple[str, str]:
+    """The target's runtime and its version: the pinned one, the one that the system comes with, else the one here.
+
+    Raises:
+        UnfitDevice: it comes with the system, and which version that has is not known.
+    """
+    if not module.REQUIREMENTS:
+        jetpack = device.system.jetpack
+        if jetpack is None:
+            raise UnfitDevice(
+                f"{device.system.title} is no JetPack, and {name} comes with nothing else",
+                "name one with --device BOARD@SYSTEM, or give the system a jetpack: in the device file",
+            )
+        return name, jetpack.tensorrt
     known = [name for name in (*module.REQUIREMENTS, *module.FALLBACK) if name in versions]
     package = known[0] if known else module.REQUIREMENTS[0]
     return package, versions.get(package) or here.installed(package)
@@ -267,7 +322,7 @@ def consequences(device: Device) -> list[str]:
             continue
         module = targets.load(name)
         try:
-            package, version = runtime_of(module, versions_for(device, module))
+            package, version = runtime_of(name, module, versions_for(device, module), device)
         except UnfitDevice as error:
             lines.append(f"{name}: {error.message}; {error.hint}")
             continue

@@ -23,8 +23,9 @@ from edgepack.promise.search import FASTER
 from edgepack.promise.trials import interleaved
 from edgepack.pruning.budget import Budget
 from edgepack.pruning.prune import Ratio, Report, prune
+from edgepack.pruning.sparse import two_of_four
 from edgepack.quantization.preparation import Steps, prepare
-from edgepack.target import runner
+from edgepack.target import runner_here
 
 # Two zeros in every four weights.
 PATTERN = "2:4"
@@ -69,19 +70,38 @@ def refuse_unprunable(budget: Budget, *, precision: str, has_data: bool, on: str
         raise UsageError("--prune latency= is measured on this machine, not by --on", "take --prune macs=0.7")
 
 
-def refuse_pattern(plan: Plan) -> None:
-    """`--prune 2:4`, for which there is no target yet; pruning/sparse.py makes such models.
+def refuse_pattern(plan: Plan, *, has_data: bool) -> None:
+    """`--prune 2:4` is for a runtime on a GPU that skips such zeros.
 
     Raises:
-        UnfitDevice.
+        UnfitDevice, UsageError, DataNeeded.
     """
     device, gpu = plan.device, plan.device.gpu
+    if gpu is not None and gpu.sparsity and plan.multiplies_half:
+        if plan.precision == AS_IS:
+            raise UsageError("the model is already quantized and cannot be pruned", "start from the float model")
+        if not has_data:
+            raise DataNeeded("--prune refits weights to samples", "add --data with a few hundred real inputs")
+        return
     why = (
-        f"no target here uses 2:4 zeros yet: the GPU of {device.name} would, {plan.target_name} does not"
+        f"the GPU of {device.name} skips 2:4 zeros, {plan.target_name} does not: --target tensorrt"
         if gpu is not None and gpu.sparsity
         else f"2:4 gains nothing: {plan.target_name} on {device.name} multiplies zeros as slowly as other numbers"
     )
     raise UnfitDevice(why, "take --prune macs=0.7, which removes whole channels")
+
+
+def made_sparse(given: Ingredients, progress: Progress) -> Ingredients:
+    """The ingredients with two of every four weights zero, and the others refitted.
+
+    Raises:
+        PruningError: no layer can have them.
+    """
+    assert given.data is not None
+    made = two_of_four(given.clean, given.data, progress=lambda done, total: progress("pruning to 2:4", done, total))
+    step = PassResult(model=made.model, note=str(made.report)).step("two_of_four", given.clean)
+    told = {"pattern": PATTERN, **made.report.to_json()}
+    return replace(given, clean=made.model, known={}, sparse=True, pruning=told, steps=(*given.steps, step))
 
 
 def pruned(given: Ingredients, budget: Budget, importance: str, progress: Progress) -> tuple[Ingredients, Pruning]:
@@ -144,9 +164,9 @@ def _loaded(given: Ingredients, model: Model, folder: Path) -> Callable[[Feed], 
         form = quantize(ready.model, plan.scheme, ready.ranges, ready.layers, ready.unseen).model
     else:
         form = lowered_form(replace(given, clean=model, known={}), plan.precision, lambda what, done, total: None)[0]
-    fitted = fit_format(form, plan.reads, " ".join(plan.target.REQUIREMENTS)).model
+    fitted = fit_format(form, plan.reads, plan.runtime[0]).model
     file = plan.target.lower(given.border.floats(fitted), folder)
-    return runner(plan.target_name).load(str(folder / file), min(plan.threads, available_cores()))
+    return runner_here(plan.target_name).load(str(folder / file), min(plan.threads, available_cores()))
 
 
 def faster_or_whole(
@@ -176,8 +196,8 @@ def kept_or_whole(
         return candidate, promise, given, told
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-whole-") as scratch:
         other, kept = make(whole, Path(scratch))
-        times = [one.latency["models"]["model"]["p50_ms"] for one in (candidate, other)]
-        if promise["kept"] and (not kept["kept"] or times[0] * FASTER < times[1]):
+        times = [one.latency["models"]["model"]["p50_ms"] for one in (candidate, other) if one.latency]
+        if promise["kept"] and (not kept["kept"] or not times or times[0] * FASTER < times[1]):
             return candidate, promise, given, told
         empty(folder)
         for path in Path(scratch).iterdir():

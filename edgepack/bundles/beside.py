@@ -15,7 +15,7 @@ from edgepack.data.samples import Feed
 from edgepack.errors import UnsupportedOperator
 from edgepack.metrics.merit import harness
 from edgepack.model import Model
-from edgepack.target import runner
+from edgepack.target import runner_here
 
 # The original's graph without its weights.
 GRAPH = "graph.onnx"
@@ -36,7 +36,7 @@ def baseline(plan: Plan, forms: Mapping[str, Model], original: Path, feed: Feed)
     """
     path, note = _in_the_targets_form(plan, forms, original, feed)
     try:
-        runner(plan.target_name).load(str(path), 1)(feed)
+        runner_here(plan.target_name).load(str(path), 1)(feed)
     except Exception as error:  # each runtime has exceptions of its own
         line = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
         return None, f"the original itself does not run in {plan.target_name}, so nothing is timed beside it: {line}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,28 +21,40 @@ INT8_FLOOR_DB = 20.0
 # How many dB further from the float original than here a device may be; and one with another runtime, in integers.
 REFERENCE_DB = 1.0
 OTHER_RUNTIME_DB = 6.0
+# How near to the runtime that stands in for it here another's answers should be.
+_ELSEWHERE_DB = {"fp32": 60.0, "fp16": 35.0}
 # Samples that a runtime's other kernels answer as well; they may be many times slower.
 OTHERS = 2
 
 
-def feeds(samples: Samples | None, model: Model, *, in_order: bool = False) -> tuple[list[Feed], bool]:
+def feeds(
+    samples: Samples | None,
+    model: Model,
+    *,
+    in_order: bool = False,
+    also: Sequence[int] = (),
+    shapes: Sequence[Mapping[str, tuple[int, ...]]] = (),
+) -> tuple[list[Feed], bool]:
     """Up to COUNT feeds, and whether they are synthetic.
 
     Args:
         in_order: they are a sequence, so the first ones, and not some far apart.
+        also: places of samples that should be among them.
+        shapes: of inputs, for seeded feeds in turn.
 
     Raises:
         ShapeNeeded: there are no samples, and an open dimension leaves the shape unknown.
     """
     if samples is None:
-        return [synthetic(model, seed) for seed in range(4)], True
+        return [synthetic(model, seed, shapes[seed % len(shapes)] if shapes else {}) for seed in range(4)], True
     first = samples.read(0)
     size = sum(array.nbytes for array in first.values())
     count = max(1, min(COUNT, samples.count, _BYTES // max(size, 1)))
-    return [samples.read(index) for index in (range(count) if in_order else spread(samples.count, count))], False
+    places = list(range(count)) if in_order else list(dict.fromkeys([*also, *spread(samples.count, count)]))[:count]
+    return [samples.read(index) for index in places], False
 
 
-def synthetic(model: Model, seed: int) -> Feed:
+def synthetic(model: Model, seed: int, shapes: Mapping[str, tuple[int, ...]] = {}) -> Feed:
     """A seeded feed of standard normal numbers, or of zeros and ones for integers.
 
     Raises:
@@ -51,7 +63,7 @@ def synthetic(model: Model, seed: int) -> Feed:
     random = np.random.default_rng(seed)
     feed: Feed = {}
     for tensor in model.inputs:
-        shape = lengths(tensor)
+        shape = shapes.get(tensor.name) or lengths(tensor)
         try:
             noise = random.standard_normal(shape) if tensor.is_float else random.integers(0, 2, shape)
             feed[tensor.name] = np.asarray(noise, dtype=tensor.dtype)
@@ -98,6 +110,7 @@ def terms(
     exact: bool,
     same_runtime: bool,
     others: Sequence[Feed] | None = None,
+    there: Sequence[Feed] | None = None,
 ) -> list[dict[str, Any]]:
     """What the device's answers are held against, output by output, for the manifest.
 
@@ -105,16 +118,26 @@ def terms(
         exact: integers and nothing else are computed, by kernels that agree on every CPU.
         same_runtime: the device has the runtime that made `expected`, perhaps in another version.
         others: what the runtime's other kernels answer to the first samples.
+        there: what the device should answer, where another runtime stands in for its own here, and rounds otherwise.
     """
     exact = exact and same_runtime
-    within = REFERENCE_DB if same_runtime or precision in _FLOAT else OTHER_RUNTIME_DB
+    within = REFERENCE_DB if same_runtime or (precision in _FLOAT and there is None) else OTHER_RUNTIME_DB
     found = []
     for tensor in model.outputs:
         wanted = [sample[tensor.name] for sample in reference]
+        found_db = [
+            _sqnr(wanted, [sample[tensor.name] for sample in one]) for one in (expected, there) if one is not None
+        ]
+        apart = None if None in found_db else min(number for number in found_db if number is not None)
+        tolerance = _tolerance(expected[0][tensor.name], precision, exact)
+        if there is not None:
+            floor = _ELSEWHERE_DB.get(precision, INT8_FLOOR_DB)
+            # Two runtimes that are this far from the original need be no nearer to each other.
+            tolerance = {"kind": "decibels", "at_least_db": floor if apart is None else min(floor, apart - within)}
         entry = {
             "name": tensor.name,
-            "tolerance": _tolerance(expected[0][tensor.name], precision, exact),
-            "reference_sqnr_db": _sqnr(wanted, [sample[tensor.name] for sample in expected]),
+            "tolerance": tolerance,
+            "reference_sqnr_db": apart,
             "reference_within_db": within,
         }
         if others is not None:

@@ -141,6 +141,7 @@ def _search(
             shares=shares,
             others=_others(given, shares),
             fallback=decision.on_trial,
+            plain=decision.plain,
             believed=decision.device.int8_gain == "expected",
             seconds=promised.seconds if promised.seconds is not None else float("inf"),
             known=journal.trials,

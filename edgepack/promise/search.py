@@ -80,6 +80,7 @@ def search(
     shares: Mapping[str, float],
     fallback: bool,
     believed: bool = False,
+    plain: str = "fp32",
     others: Sequence[str] = (),
     seconds: float = float("inf"),
     known: Sequence[Trial] = (),
@@ -91,12 +92,15 @@ def search(
         shares: each layer's share of the model's multiply-accumulates.
         fallback: whether float may be the answer.
         believed: whether int8 counts as faster than float where that cannot be measured.
+        plain: what float means: fp32, or fp16 where the device multiplies that.
         others: precisions that are tried too, such as dynamic.
         seconds: after which no new form is tried.
         known: trials of an interrupted search, which are not repeated.
         tried: called with each new trial, so that it can be kept.
     """
-    run = _Search(forms, budget, shares, fallback, believed, others, time.monotonic() + seconds, list(known), tried)
+    run = _Search(
+        forms, budget, shares, fallback, believed, plain, others, time.monotonic() + seconds, list(known), tried
+    )
     return run.run()
 
 
@@ -108,13 +112,14 @@ class _Search:
         shares: Mapping[str, float],
         fallback: bool,
         believed: bool,
+        plain: str,
         others: Sequence[str],
         deadline: float,
         trials: list[Trial],
         tried: Callable[[Trial], None],
     ) -> None:
         self.forms, self.budget, self.shares, self.fallback = forms, budget, shares, fallback
-        self.believed, self.others, self.deadline = believed, others, deadline
+        self.believed, self.plain, self.others, self.deadline = believed, plain, others, deadline
         self.trials, self.tried = trials, tried
         self.finished = True
         self.why_not = ""
@@ -159,11 +164,13 @@ class _Search:
         return trial is not None and trial.keeps
 
     def float_form(self) -> Trial:
-        return Trial(precision="fp32", keep_float=(), drop=0.0, margin=0.0, agreement=100.0, sqnr_db=None, keeps=True)
+        return Trial(
+            precision=self.plain, keep_float=(), drop=0.0, margin=0.0, agreement=100.0, sqnr_db=None, keeps=True
+        )
 
     def faster(self, trial: Trial) -> bool:
         """Whether a form beats float."""
-        measured = self.forms.time([("int8", frozenset(trial.keep_float)), ("fp32", frozenset())])
+        measured = self.forms.time([("int8", frozenset(trial.keep_float)), (self.plain, frozenset())])
         if measured is None:
             self.why_not = "whether int8 is faster there cannot be measured here; --precision int8 builds it"
             return self.believed
@@ -204,7 +211,7 @@ class _Search:
         timed = [replace(trial, ms=ms) for trial, ms in zip(contenders, measured, strict=True)]
         for trial in timed:
             self.trials = [trial if _same(trial, old) else old for old in self.trials]
-        best = min((trial for trial in timed if trial.precision != "fp32"), key=lambda trial: trial.ms or 0.0)
+        best = min((trial for trial in timed if trial.precision != self.plain), key=lambda trial: trial.ms or 0.0)
         if plain and (best.ms or 0.0) * FASTER >= (timed[-1].ms or 0.0):
             return self.end(timed[-1], "no form that keeps the promise is faster here than float")
         which = f"the fastest of {len(keeping)} that keep {self.budget:g} points"

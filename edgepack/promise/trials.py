@@ -21,9 +21,10 @@ from edgepack.errors import Interrupted, UsageError
 from edgepack.measuring.benchmark import bench
 from edgepack.metrics.judge import Judge
 from edgepack.metrics.merit import Quality
+from edgepack.passes.half_emulation import emulated
 from edgepack.promise.search import Trial, floats
 from edgepack.quantization.sensitivity import Injection, inject
-from edgepack.target import runner
+from edgepack.target import runner_here
 
 # Feeds that layers are ranked on.
 _RANKED = 8
@@ -101,10 +102,12 @@ class Trials:
         plan = self.given.plan
         if form not in self.files:
             model, *_ = fitted_form(self.given, form[0], self.progress, form[1])
+            if plan.stand_in:
+                model = emulated(model)
             folder = self.scratch / str(len(self.files))
             folder.mkdir()
             self.files[form] = folder / plan.target.lower(self.given.border.floats(model), folder)
-        return runner(plan.target_name).load(str(self.files[form]), min(plan.threads, available_cores()))
+        return runner_here(plan.target_name).load(str(self.files[form]), min(plan.threads, available_cores()))
 
 
 def interleaved(models: Sequence[Callable[[Feed], Feed]], feed: Feed, seconds: float) -> list[float]:

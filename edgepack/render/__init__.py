@@ -30,7 +30,8 @@ def build_report(built: Build) -> RenderableType:
     original, model = built.sizes["original"], built.sizes["model"]
     table.add_row("size", size(original), size(model), f"{100 * model / original:.1f} % of the original")
     _quality_rows(table, built.quality)
-    _latency_rows(table, built.latency)
+    if built.latency:
+        _latency_rows(table, built.latency)
     lines: list[RenderableType] = [_heading(title), table, Text(_footnote(built), style="dim")]
     lines.append(Text(f"precision: {built.precision}; {built.reason}"))
     if built.promise is not None:
@@ -110,10 +111,13 @@ def _latency_rows(table: Table, latency: Mapping[str, Any]) -> None:
 
 
 def _footnote(built: Build) -> str:
-    threads = built.latency["threads"]
-    words = f"latency on this machine, {threads} thread{'s' if threads > 1 else ''}"
-    if built.device != "host":
-        words += f", which is not {built.device}"
+    if built.latency:
+        threads = built.latency["threads"]
+        words = f"latency on this machine, {threads} thread{'s' if threads > 1 else ''}"
+        if built.device != "host":
+            words += f", which is not {built.device}"
+    else:
+        words = f"latency not measured: {built.target} is on the device alone"
     if built.quality is not None:
         words = f"answers on {built.quality.count:,} samples of {built.quality.source}; {words}"
     return words
