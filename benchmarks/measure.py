@@ -130,7 +130,10 @@ def loop(folder: Path, asked: argparse.Namespace, runtime: str) -> dict[str, Any
     path, feed, _ = plain(bundle, folder)
     ratios, middles = [], []
     for _ in range(asked.processes):
-        job = {"folder": str(bundle), "entry": "model", "threads": 1, "batch": 1, "shapes": {}, "concurrency": 1}
+        job = {
+            "folder": str(bundle), "entry": "model", "threads": 1, "batch": 1, "shapes": {}, "concurrency": 1,
+            "fallback": None,
+        }  # fmt: skip
         worker = Worker("model", job)
         worker.load()
         other = subprocess.Popen(
