@@ -83,7 +83,7 @@ def test_each_pass_is_recorded_with_what_it_did_to_size(demo_build: pipeline.Bui
     assert last.name == "quantize" and last.bytes_after < 0.3 * last.bytes_before
     assert last.nodes_before < last.nodes_after and "in int8" in last.note
     chosen = [form["form"] for form in demo_build.forms if form["chosen"]]
-    assert len(demo_build.forms) == 6 and len(chosen) == 1 and chosen[0] in last.note
+    assert len(demo_build.forms) == 5 and len(chosen) == 1 and chosen[0] in last.note
     assert all(0 < form["sqnr_db"] < 100 for form in demo_build.forms)
     measured = manifest(demo_build.bundle)["measured"]
     assert measured["forms"] == demo_build.forms  # type: ignore[index]

@@ -276,8 +276,9 @@ def test_a_newer_ir_is_lowered_for_an_old_runtime(tmp_path: Path) -> None:
     proto.ir_version = 13
     onnx.save(proto, tmp_path / "new.onnx")
     built = edgepack.build(
-        tmp_path / "new.onnx", tmp_path / "out", device="orin-nano@jp5.1", precision="fp32", seconds=0.2
-    )
+        tmp_path / "new.onnx", tmp_path / "out", target="onnxruntime", device="orin-nano@jp5.1", precision="fp32",
+        seconds=0.2,
+    )  # fmt: skip
     assert onnx.load(built.bundle / "model" / "model.onnx").ir_version == 10
     assert any("IR lowered from 13 to 10" in note for note in built.notes)
 
