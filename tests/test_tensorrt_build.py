@@ -221,6 +221,7 @@ def test_a_range_without_samples_is_checked_at_its_ends(tmp_path: Path) -> None:
     with np.load(tmp_path / "out" / "golden" / "inputs.npz") as golden:
         assert {golden[name].shape for name in golden.files} == {(1, 4), (1, 8), (1, 16)}
     assert told(tmp_path / "out")["profile"] == {"ids": {"min": [1, 4], "opt": [1, 8], "max": [1, 16]}}
+    assert not any("shapes fixed" in note for note in built.notes)
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])

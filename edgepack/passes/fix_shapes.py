@@ -52,7 +52,7 @@ def fix_shapes(model: Model, shapes: Mapping[str, tuple[int | None, ...]]) -> Pa
         for output in node.outputs:
             if not output.is_graph_output():
                 output.shape = None
-    now = {name: (specs[name].shape, _filled(specs[name].shape, shape)) for name, shape in shapes.items()}
+    now = {name: (list(specs[name].shape), _filled(specs[name].shape, shape)) for name, shape in shapes.items()}
     text = ", ".join(f"{name}={_text(after)}" for name, (before, after) in now.items() if before != after)
     return PassResult(model=fixed, note=f"input shapes fixed: {text}" if text else "")
 
