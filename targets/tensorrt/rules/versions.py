@@ -10,9 +10,8 @@ from typing import Any
 from edgepack.device import Device
 
 Version = tuple[int, ...]
-# The TensorRT that comes with each JetPack, where devices.yaml does not say. JetPack 7.2.2 brings 11.4 to AGX Orin and
-# Thor; what 7.2 has had from the start is the lower bound.
-WITH_JETPACK = {"jp4.6": "8.2", "jp5.1": "8.5", "jp6.0": "8.6", "jp6.2": "10.3", "jp7.0": "10.13", "jp7.2": "10.13"}
+# Of a board whose system is no JetPack.
+_ELSE = "10.13"
 
 
 def version(text: str) -> Version:
@@ -20,11 +19,9 @@ def version(text: str) -> Version:
 
 
 def tensorrt_of(device: Device) -> str:
-    """TensorRT's version on a board, `major.minor`; the newest known where the system says nothing."""
-    jetpack = getattr(device.system, "jetpack", None)
-    if jetpack is not None:
-        return str(jetpack.tensorrt)
-    return WITH_JETPACK.get(device.system.name, list(WITH_JETPACK.values())[-1])
+    """TensorRT's version on a board, `major.minor`; that of JetPack 7 where the system says nothing."""
+    jetpack = device.system.jetpack
+    return _ELSE if jetpack is None else jetpack.tensorrt
 
 
 def older_than(device: Device, than: str) -> bool:
