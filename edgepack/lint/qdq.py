@@ -9,9 +9,9 @@ import onnx_ir as ir
 
 from edgepack.lint import Place
 from edgepack.model import Model, constant
+from edgepack.quantization.layer import WEIGHTED
 
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
-WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 # They move numbers and change none, so that Q/DQ may stand on either side.
 MOVING = frozenset(
     {

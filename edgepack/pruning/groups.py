@@ -13,8 +13,8 @@ from edgepack.model import Model, constant
 from edgepack.pruning import rules, shape_rules
 from edgepack.pruning.rules import Rule, name, read, words
 from edgepack.pruning.ties import Axis, Ties
+from edgepack.quantization.layer import WEIGHTED
 
-WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _RULES: dict[str, Rule] = {
     **dict.fromkeys(rules.UNARY, rules.unary),
     **dict.fromkeys(rules.ELEMENTWISE, rules.elementwise),

@@ -14,11 +14,10 @@ from edgepack.data.samples import Feed
 from edgepack.model import constant
 from edgepack.pruning.consumers import rows_a_sample, window_of, windows
 from edgepack.pruning.fit import Moments, Solution
-from edgepack.pruning.groups import WEIGHTED
 from edgepack.pruning.rules import name, read
 from edgepack.pruning.surgery import Cut
 from edgepack.pruning.weights import bias_input, bias_of, has_matrix
-from edgepack.quantization.layer import from_matrix, patches, to_matrix
+from edgepack.quantization.layer import WEIGHTED, from_matrix, patches, to_matrix
 
 # Columns beyond which sums are float32; and beyond which a kernel is cut into windows, any other layer left as it is.
 LARGEST_FIT = 4608

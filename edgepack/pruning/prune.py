@@ -21,7 +21,7 @@ from edgepack.pruning.repair import Repaired, repair, with_ridges
 from edgepack.pruning.spread import spread
 from edgepack.pruning.surgery import Cut, untangled
 from edgepack.pruning.survey import MOST, Survey, small, survey
-from edgepack.reference import Session
+from edgepack.reference import answers_to
 
 Progress = Callable[[str, int, int], None]
 # A model's latency as a share of the original's.
@@ -151,8 +151,8 @@ def pruned_to(
         keep[level.gone] = False
     bare = small(known.model, known.found, chosen, refitted=False)
     feeds = list(known.held.batches(known.held.batch()))
-    original = _answers(known.model, feeds)
-    error_bare = distance(original, _answers(bare, feeds))
+    original = answers_to(feeds, known.model)
+    error_bare = distance(original, answers_to(feeds, bare))
     final, error, used = bare, error_bare, 0
     best: Sequence[Repaired] = ()
     if repaired and chosen:
@@ -161,7 +161,7 @@ def pruned_to(
         steps = _steps(known, begun, what, progress)
         # What is best on samples that nothing was fitted to: layer upon layer, only the layers behind, or not at all.
         for taken, form in enumerate((single, *(step.model for step in steps))):
-            found = distance(original, _answers(form, feeds))
+            found = distance(original, answers_to(feeds, form))
             if found < error:
                 final, error, used, best = form, found, known.samples.count, steps[:taken]
         if best and known.everything.count < MOST:
@@ -216,11 +216,6 @@ def _on_all(known: Survey, begun: Model, what: Cut, steps: Sequence[Repaired], p
             solve=with_ridges(step.ridges), only=step.ridges.keys(),
         ).model  # fmt: skip
     return begun
-
-
-def _answers(model: Model, feeds: Sequence[Feed]) -> list[Feed]:
-    session = Session(model)
-    return [session.run(feed) for feed in feeds]
 
 
 def _chosen(known: Survey, counts: np.ndarray) -> list[Level]:

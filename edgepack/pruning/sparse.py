@@ -20,7 +20,6 @@ from edgepack.model import Model, constant
 from edgepack.passes.round_weights import damp
 from edgepack.pruning.distance import distance
 from edgepack.pruning.fit import Moments, Solution, refit
-from edgepack.pruning.groups import WEIGHTED
 from edgepack.pruning.layers import LARGEST_FIT, Layer, can_be_fitted
 from edgepack.pruning.observed import observed_shapes
 from edgepack.pruning.pattern import OF, SWEEPS, chosen, fitted_kept, is_two_of_four, largest
@@ -28,7 +27,7 @@ from edgepack.pruning.repair import repair
 from edgepack.pruning.rules import name
 from edgepack.pruning.surgery import Cut, untangled
 from edgepack.pruning.survey import halves
-from edgepack.quantization.layer import from_matrix, to_matrix
+from edgepack.quantization.layer import WEIGHTED, from_matrix, to_matrix
 from edgepack.reference import Session
 
 # Input channels from which on sparse kernels are worth having.

@@ -14,10 +14,11 @@ from onnx_ir.passes import common
 from edgepack.errors import PruningError
 from edgepack.model import LARGEST_MESSAGE, Model, constant
 from edgepack.passes.edits import replace_constant
-from edgepack.pruning.groups import WEIGHTED, Dependencies
+from edgepack.pruning.groups import Dependencies
 from edgepack.pruning.rules import grouping, name, read
 from edgepack.pruning.shape_rules import taken
 from edgepack.pruning.ties import Axis
+from edgepack.quantization.layer import WEIGHTED
 
 
 @dataclass(frozen=True, kw_only=True)

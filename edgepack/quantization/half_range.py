@@ -20,7 +20,8 @@ from edgepack.model import Model, constant
 from edgepack.passes import PassResult
 from edgepack.passes.half_arithmetic import LARGEST, half_arithmetic
 from edgepack.passes.half_emulation import emulated
-from edgepack.reference import Session
+from edgepack.quantization.layer import WEIGHTED
+from edgepack.reference import answers_to
 from edgepack.statistics.half_extent import HalfExtent
 from edgepack.statistics.stream import stream
 
@@ -50,7 +51,6 @@ _EXPONENTS = frozenset({"Exp", "Softmax", "LogSoftmax", "ReduceLogSumExp"})
 _TENDER = {"Div": 1, "Reciprocal": 0, "Log": 0, "Sqrt": 0, "Pow": 0}
 # Without samples.
 _KNOWN = _SUMS | _SQUARED | _EXPONENTS | _TENDER.keys() | {"ReduceProd", "ReduceLogSumExp", "Softplus"}
-_WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,16 +154,16 @@ def halved(model: Model, wide: Wide, original: Model, feeds: Sequence[Feed]) -> 
     """
     if not wide.sampled:
         feeds = feeds[:2]
-    wanted = [Session(original).run(feed) for feed in feeds]
+    wanted = answers_to(feeds, original)
     least = _KEPT_DB
     if model.is_quantized:
-        least = min(least, _apart(Session(model), feeds, wanted) - _LOST_DB)
-    more = {str(node.outputs[0].name) for node in model.ir.graph if node.op_type not in _WEIGHTED}
+        least = min(least, _apart(model, feeds, wanted) - _LOST_DB)
+    more = {str(node.outputs[0].name) for node in model.ir.graph if node.op_type not in WEIGHTED}
     tried = {"": wide.names, "; all but products are in fp32, since otherwise the answers suffer": wide.names | more}
     for note, names in tried.items():
         made = half_arithmetic(model, names)
         try:
-            kept = _apart(Session(emulated(made.model)), feeds, wanted)
+            kept = _apart(emulated(made.model), feeds, wanted)
         except (CleanupError, SamplesError):
             continue
         if kept >= least:
@@ -178,9 +178,9 @@ def _reasons(wide: Wide, made: PassResult) -> str:
     return f", such as {name}: {words}" if wide.sampled else ", as no samples say how far they reach"
 
 
-def _apart(session: Session, feeds: Sequence[Feed], wanted: Sequence[Feed]) -> float:
+def _apart(model: Model, feeds: Sequence[Feed], wanted: Sequence[Feed]) -> float:
     """Typical dB between answers; minus infinity where one is not finite."""
-    answers = [session.run(feed) for feed in feeds]
+    answers = answers_to(feeds, model)
     for answer in answers:
         if not all(np.isfinite(array).all() for array in answer.values() if array.dtype.kind == "f"):
             return -np.inf

@@ -13,6 +13,8 @@ import onnx_ir as ir
 
 from edgepack.model import constant
 
+WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+
 
 def to_matrix(node: ir.Node, weight: np.ndarray) -> np.ndarray:
     """The weight as [G, O, K]; a MatMul of more than two axes has no such form.

@@ -10,7 +10,6 @@ from edgepack.device import Device
 from edgepack.lint import ERROR, SLOW, Place, Rule
 from edgepack.lint.qdq import (
     MOVING,
-    WEIGHTED,
     at,
     dequantized_by,
     float_source,
@@ -25,6 +24,7 @@ from edgepack.lint.qdq import (
     weighted,
 )
 from edgepack.model import Model
+from edgepack.quantization.layer import WEIGHTED
 
 _RECOMMENDED = "Q/DQ placement recommendations (Working with Quantized Types)"
 # Activations that TensorRT joins to the layer before them.
