@@ -124,7 +124,7 @@ def settle(
             layers = ready.layers
             answers = answers_to(feeds, quantize(answering, scheme, chosen, layers, ready.unseen).model)
         settled = Settled(
-            name=f"ranges by {ranges}, biases corrected {'layer upon layer' if sequential else 'at once'}",
+            name=_name(ranges, sequential),
             ready=replace(ready, ranges=chosen),
             scheme=scheme,
             samples=samples,
@@ -144,8 +144,12 @@ def settle(
                     progress(len(forms), len(RANGES) + _TRIED)
 
     attempts(RANGES, False)
-    by_figure = sorted(zip(figures.values(), range(len(RANGES)), strict=True), key=lambda pair: -pair[0])
-    attempts([RANGES[place] for place in sorted(place for _, place in by_figure[:_TRIED])], True)
+    best_first = sorted(RANGES, key=lambda ranges: -figures[_name(ranges, False)])
+    attempts(sorted(best_first[:_TRIED], key=RANGES.index), True)
     first = next(name for name in forms if forms[name].sequential)
     best = max(figures, key=lambda name: figures[name])
     return forms[best if figures[best] > figures[first] + _CLEARLY else first]
+
+
+def _name(ranges: str, sequential: bool) -> str:
+    return f"ranges by {ranges}, biases corrected {'layer upon layer' if sequential else 'at once'}"
