@@ -87,6 +87,11 @@ class Model:
         return any(name.rpartition(".")[2] in QUANTIZED_OPS for name in self.operators)
 
     @property
+    def computes_half(self) -> bool:
+        """True where an operator gives float16."""
+        return any(output.dtype == ir.DataType.FLOAT16 for node in self.nodes() for output in node.outputs)
+
+    @property
     def has_control_flow(self) -> bool:
         return any(name in self.operators for name in ("If", "Loop", "Scan"))
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import onnx_ir as ir
 from onnx import version_converter
 
 from edgepack.building.plan import Plan
@@ -65,9 +64,7 @@ def mixed(model: Model, wide: Wide, original: Model, feeds: Sequence[Feed]) -> P
 
 def rounded_run(plan: Plan, model: Model, runtime: RunnerModule, threads: int) -> Callable[[Feed], Feed] | None:
     """A model as the device rounds it, in the runtime that stands in here; None where that does so by itself."""
-    if not plan.stand_in or not any(
-        output.dtype == ir.DataType.FLOAT16 for node in model.nodes() for output in node.outputs
-    ):
+    if not plan.stand_in or not model.computes_half:
         return None
     with tempfile.TemporaryDirectory() as scratch:
         file = emulated(model).save(Path(scratch) / "rounded.onnx")[0]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from edgepack import target as targets
 from edgepack.bundles import here, pins
+from edgepack.data.samples import Feed
 from edgepack.device import BLOCKS, HOST, PRECISIONS, Device, available_cores, detect
 from edgepack.errors import DataNeeded, MissingExtra, UnfitDevice, UsageError
 from edgepack.passes.half_arithmetic import TYPED_SCALES
@@ -101,6 +103,10 @@ class Plan:
     def runs_as_here(self) -> bool:
         """True where the device has the runtime that makes the golden answers here, perhaps in another version."""
         return not self.stand_in and self.runtime[0] == self.target.REQUIREMENTS[0]
+
+    def load(self, path: Path) -> Callable[[Feed], Feed]:
+        """A file of the target's, loaded in the runtime that answers for it here."""
+        return targets.runner_here(self.target_name).load(str(path), min(self.threads, available_cores()))
 
     @property
     def measurable_here(self) -> bool:

@@ -13,7 +13,6 @@ from edgepack.building.candidate import Candidate, Ingredients, Progress, empty,
 from edgepack.building.plan import AS_IS, Plan
 from edgepack.data.samples import Feed, subset
 from edgepack.data.samples import spread as places
-from edgepack.device import available_cores
 from edgepack.errors import DataNeeded, UnfitDevice, UsageError
 from edgepack.model import Model
 from edgepack.passes import PassResult
@@ -25,7 +24,6 @@ from edgepack.pruning.budget import Budget
 from edgepack.pruning.prune import Ratio, Report, prune
 from edgepack.pruning.sparse import two_of_four
 from edgepack.quantization.preparation import Steps, prepare
-from edgepack.target import runner_here
 
 # Two zeros in every four weights.
 PATTERN = "2:4"
@@ -58,10 +56,7 @@ def refuse_unprunable(budget: Budget, *, precision: str, has_data: bool, on: str
     Raises:
         UsageError, DataNeeded: before anything is read.
     """
-    if precision == AS_IS:
-        raise UsageError("the model is already quantized and cannot be pruned", "start from the float model")
-    if not has_data:
-        raise DataNeeded("--prune refits weights to samples", "add --data with a few hundred real inputs")
+    _refuse_without_floats(precision, has_data)
     if budget.kind == "latency" and not here:
         raise UsageError(
             "--prune latency= is measured, and this machine is not of the device's kind", "take --prune macs=0.7"
@@ -78,10 +73,7 @@ def refuse_pattern(plan: Plan, *, has_data: bool) -> None:
     """
     device, gpu = plan.device, plan.device.gpu
     if gpu is not None and gpu.sparsity and plan.multiplies_half:
-        if plan.precision == AS_IS:
-            raise UsageError("the model is already quantized and cannot be pruned", "start from the float model")
-        if not has_data:
-            raise DataNeeded("--prune refits weights to samples", "add --data with a few hundred real inputs")
+        _refuse_without_floats(plan.precision, has_data)
         return
     why = (
         f"the GPU of {device.name} skips 2:4 zeros, {plan.target_name} does not: --target tensorrt"
@@ -89,6 +81,13 @@ def refuse_pattern(plan: Plan, *, has_data: bool) -> None:
         else f"2:4 gains nothing: {plan.target_name} on {device.name} multiplies zeros as slowly as other numbers"
     )
     raise UnfitDevice(why, "take --prune macs=0.7, which removes whole channels")
+
+
+def _refuse_without_floats(precision: str, has_data: bool) -> None:
+    if precision == AS_IS:
+        raise UsageError("the model is already quantized and cannot be pruned", "start from the float model")
+    if not has_data:
+        raise DataNeeded("--prune refits weights to samples", "add --data with a few hundred real inputs")
 
 
 def made_sparse(given: Ingredients, progress: Progress) -> Ingredients:
@@ -123,8 +122,7 @@ def pruned(given: Ingredients, budget: Budget, importance: str, progress: Progre
         )
         ratio = latency(found.model) if given.plan.measurable_here else None
     if ratio is not None and ratio * FASTER > 1:
-        why = f"pruning declined: the pruned model takes {ratio:.2f} times as long here in {given.plan.precision}"
-        return given, Pruning(report=found.report, ratio=ratio, declined=why)
+        return given, Pruning(report=found.report, ratio=ratio, declined=_slower(ratio, given.plan.precision))
     told = Pruning(report=found.report, ratio=ratio)
     step = PassResult(model=found.model, note="channels pruned").step("prune", given.clean)
     given = replace(given, clean=found.model, known={}, pruning=told.to_json(), steps=(*given.steps, step))
@@ -166,7 +164,7 @@ def _loaded(given: Ingredients, model: Model, folder: Path) -> Callable[[Feed], 
         form = lowered_form(replace(given, clean=model, known={}), plan.precision, lambda what, done, total: None)[0]
     fitted = fit_format(form, plan.reads, plan.runtime[0]).model
     file = plan.target.lower(given.border.floats(fitted), folder)
-    return runner_here(plan.target_name).load(str(folder / file), min(plan.threads, available_cores()))
+    return plan.load(folder / file)
 
 
 def faster_or_whole(
@@ -182,8 +180,12 @@ def faster_or_whole(
     if ratio * FASTER <= 1:
         return candidate, reason, tried, given, replace(told, ratio=ratio)
     empty(folder)
-    why = f"pruning declined: the pruned model takes {ratio:.2f} times as long here in {candidate.precision}"
-    return *choose(whole, folder), whole, replace(told, ratio=ratio, declined=why)
+    declined = _slower(ratio, candidate.precision)
+    return *choose(whole, folder), whole, replace(told, ratio=ratio, declined=declined)
+
+
+def _slower(ratio: float, precision: str) -> str:
+    return f"pruning declined: the pruned model takes {ratio:.2f} times as long here in {precision}"
 
 
 def kept_or_whole(

@@ -16,7 +16,6 @@ from typing import Any
 from edgepack._version import VERSION
 from edgepack.building.candidate import Ingredients, Progress, fitted_form, make, settled
 from edgepack.data.samples import Feed, Samples
-from edgepack.device import available_cores
 from edgepack.errors import Interrupted, UsageError
 from edgepack.measuring.benchmark import bench
 from edgepack.metrics.judge import Judge
@@ -24,7 +23,6 @@ from edgepack.metrics.merit import Quality
 from edgepack.passes.half_emulation import emulated
 from edgepack.promise.search import Trial, floats
 from edgepack.quantization.sensitivity import Injection, inject
-from edgepack.target import runner_here
 
 # Feeds that layers are ranked on.
 _RANKED = 8
@@ -107,7 +105,7 @@ class Trials:
             folder = self.scratch / str(len(self.files))
             folder.mkdir()
             self.files[form] = folder / plan.target.lower(self.given.border.floats(model), folder)
-        return runner_here(plan.target_name).load(str(self.files[form]), min(plan.threads, available_cores()))
+        return plan.load(self.files[form])
 
 
 def interleaved(models: Sequence[Callable[[Feed], Feed]], feed: Feed, seconds: float) -> list[float]:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 
 from edgepack.errors import UnsupportedOperator
 from edgepack.model import Model, constant
@@ -135,8 +134,7 @@ def _precision(model: Model) -> str:
     operators = model.operators
     if "QuantizeLinear" in operators or "DequantizeLinear" in operators:
         return "int8"
-    half = any(output.dtype == ir.DataType.FLOAT16 for node in model.nodes() for output in node.outputs)
-    return "fp16" if half else "fp32"
+    return "fp16" if model.computes_half else "fp32"
 
 
 def _profile(model: Model, ranges: dict[str, Any]) -> dict[str, dict[str, list[int]]]:
