@@ -82,6 +82,11 @@ class Scheme:
     skips_vectors: bool = False
     least_scale: float = 0.0
 
+    @property
+    def fuses_here(self) -> bool:
+        """Whether ONNX Runtime computes such Q/DQ in integers; it does not with float biases."""
+        return self.bias_bits == 32
+
 
 class Target(Protocol):
     """A module targets/<name>/__init__.py."""

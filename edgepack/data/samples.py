@@ -23,7 +23,7 @@ from edgepack.model import Model, TensorSpec
 Feed = dict[str, np.ndarray]
 Rows = np.ndarray | archive.StoredRows
 _LABELS = "y"
-# Numbers in the inputs of so many samples that means and ranges of channels no longer move.
+# Numbers in the inputs of so many samples that ranges of channels no longer move.
 _VALUES = 4_000_000
 
 
@@ -101,9 +101,13 @@ def spread(count: int, wanted: int) -> list[int]:
 
 
 def enough(samples: Samples, most: int) -> int:
-    """How many of the samples settle a mean or a channel's range: `most`, fewer where each is large, 16 at least."""
-    size = sum(array.size for array in samples.read(0).values())
-    return min(max(_VALUES // max(size, 1), 16), most, samples.count)
+    """How many of the samples settle a channel's range: `most`, fewer where each is large, 8 at least."""
+    return min(max(_VALUES // numbers(samples), 8), most, samples.count)
+
+
+def numbers(samples: Samples) -> int:
+    """How many numbers a sample holds."""
+    return max(sum(array.size for array in samples.read(0).values()), 1)
 
 
 def subset(samples: Samples, places: Sequence[int]) -> Samples:

@@ -131,7 +131,7 @@ def correct_biases(
             correct(linear[pending.pop(0)])
         to_the_end = answered is None or len(answered) > 0 or bool(ends)
         for piece in pieces(proto, [*pending, *([len(proto.graph.node)] if to_the_end else [])], live[0]):
-            session = Session(piece.proto, threads=1 if workers > 1 else 0)
+            session = Session(piece.proto, threads=1 if workers > 1 else 0, fuse_integers=scheme.fuses_here)
             for _ in pool.map(partial(_advance, piece, session), live):
                 pass
             if pending:

@@ -122,7 +122,8 @@ def settle(
             layers, answers = made.layers, made.answers
         else:
             layers = ready.layers
-            answers = answers_to(feeds, quantize(answering, scheme, chosen, layers, ready.unseen).model)
+            rounded = quantize(answering, scheme, chosen, layers, ready.unseen).model
+            answers = answers_to(feeds, rounded, fuse_integers=scheme.fuses_here)
         settled = Settled(
             name=_name(ranges, sequential),
             ready=replace(ready, ranges=chosen),

@@ -13,7 +13,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 from threadpoolctl import threadpool_limits
 
-from edgepack.data.samples import Feed, Samples, enough
+from edgepack.data.samples import Feed, Samples, enough, numbers
 from edgepack.device import available_cores
 from edgepack.errors import SamplesError
 from edgepack.model import Model
@@ -22,8 +22,9 @@ from edgepack.reference import Session
 Progress = Callable[[int, int], None]
 # What observing may take beyond the float model itself, in bytes.
 MEMORY = 1_000_000_000
-# Samples after which a mean has settled, at most.
-_FEW = 32
+# Samples after which a mean has settled: so many images, and of small samples those that hold so many numbers.
+_IMAGES, _MOST = 16, 256
+_NUMBERS = 32_768
 
 
 class Observer(Protocol):
@@ -100,7 +101,8 @@ def stream(
 
 def few(samples: Samples) -> Samples:
     """The first of the samples, as many as a mean needs."""
-    return replace(samples, count=enough(samples, _FEW))
+    most = min(max(_NUMBERS // numbers(samples), _IMAGES), _MOST)
+    return replace(samples, count=enough(samples, most))
 
 
 def _feeds(samples: Samples, batch: int, start: int, stop: int) -> Iterator[tuple[int, Feed]]:
