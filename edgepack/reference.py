@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 
 import onnx
@@ -38,7 +39,7 @@ class Session:
         onnxruntime.set_default_logger_severity(4)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        if detect().saturates:
+        if _saturates():
             options.add_session_config_entry("session.x64quantprecision", "1")  # as the runner does
         if not fuse_integers:
             options.add_session_config_entry("session.disable_quant_qdq", "1")
@@ -76,6 +77,11 @@ class Session:
             raise SamplesError(
                 f"the model cannot run on {shapes}: {_reason(error)}", "`edgepack inspect` shows what it takes"
             ) from error
+
+
+@cache
+def _saturates() -> bool:
+    return detect().saturates
 
 
 def side_by_side(feeds: int) -> int:

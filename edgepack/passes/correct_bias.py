@@ -103,7 +103,8 @@ def correct_biases(
     }
     proto = quantize(model, scheme, ranges, moved, keep_float).model.proto()
     separate(proto)
-    found = [Layer.of(proto, index, corrected) for index in range(len(proto.graph.node))]
+    constants = {tensor.name: tensor for tensor in proto.graph.initializer}
+    found = [Layer.of(proto, index, corrected, constants) for index in range(len(proto.graph.node))]
     linear = {layer.start: layer for layer in found if layer is not None}
     looked_at: list[dict[str, np.ndarray]] = [dict(feed) for feed in seen.batches(seen.batch())]
     others = [dict(feed) for feed in answered or ()]
@@ -197,7 +198,13 @@ class Layer:
     alone: onnx.ModelProto
 
     @classmethod
-    def of(cls, proto: onnx.ModelProto, index: int, corrected: Mapping[str, int]) -> Layer | None:
+    def of(
+        cls,
+        proto: onnx.ModelProto,
+        index: int,
+        corrected: Mapping[str, int],
+        constants: Mapping[str, onnx.TensorProto],
+    ) -> Layer | None:
         """The layer that a node is; None where it is none of `corrected`."""
         graph = proto.graph
         node = graph.node[index]
@@ -206,7 +213,6 @@ class Layer:
             return None
         before = list(itertools.takewhile(lambda i: graph.node[i].output[0] in node.input, range(index - 1, -1, -1)))
         restoring = {graph.node[i].output[0]: graph.node[i] for i in before}
-        constants = {tensor.name: tensor for tensor in graph.initializer}
 
         def array(tensor: str) -> np.ndarray:
             return np.asarray(numpy_helper.to_array(constants[tensor]))

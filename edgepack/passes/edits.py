@@ -27,7 +27,7 @@ def initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
     unique, serial = name, 0
     while unique in graph.initializers:
         unique, serial = f"{name}_{serial}", serial + 1
-    value = ir.val(unique, const_value=ir.tensor(np.ascontiguousarray(array).reshape(array.shape), name=unique))
+    value = ir.val(unique, const_value=ir.Tensor(np.ascontiguousarray(array).reshape(array.shape), name=unique))
     graph.register_initializer(value)
     return value
 

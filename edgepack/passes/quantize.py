@@ -73,8 +73,10 @@ def quantize(
         _write_weights(result.ir.graph, node, grids, scheme, weights, (layers or {}).get(str(node.outputs[0].name)))
     for node in placement.light:
         _write_constants(result.ir.graph, node, scheme)
+    values = ir.convenience.create_value_mapping(result.ir.graph)
     for name in placement.tensors:
-        _write_pair(result.ir.graph, name, grids[name], placement.readers.get(name, ()) if scheme.apart else None)
+        readers = placement.readers.get(name, ()) if scheme.apart else None
+        _write_pair(result.ir.graph, values[name], grids[name], readers)
     for node in placement.light:
         if node.op_type in scheme.saturating:
             write_saturating(result.ir.graph, node)
@@ -270,9 +272,9 @@ def _dequantized(
     return output
 
 
-def _write_pair(graph: ir.Graph, name: str, grid: Grid, readers: Iterable[tuple[ir.Node, int]] | None) -> None:
-    """Q/DQ on the tensor `name`; these readers, else every one and the graph's output, take the dequantized value."""
-    value = _find(graph, name)
+def _write_pair(graph: ir.Graph, value: ir.Value, grid: Grid, readers: Iterable[tuple[ir.Node, int]] | None) -> None:
+    """Q/DQ on a tensor; these readers, else every one and the graph's output, take the dequantized value."""
+    name = str(value.name)
     uses = list(value.uses() if readers is None else readers)
     scale = _initializer(graph, f"{name}_scale", np.asarray(grid.scale))
     zero = _initializer(graph, f"{name}_zero_point", np.asarray(grid.zero_point))
@@ -296,21 +298,10 @@ def _write_pair(graph: ir.Graph, name: str, grid: Grid, readers: Iterable[tuple[
             graph.outputs[index] = output
 
 
-def _find(graph: ir.Graph, name: str) -> ir.Value:
-    for value in graph.inputs:
-        if value.name == name:
-            return value
-    for node in graph:
-        for value in node.outputs:
-            if value.name == name:
-                return value
-    raise KeyError(name)
-
-
 def _initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
     if name in graph.initializers:
         return graph.initializers[name]
-    value = ir.val(name, const_value=ir.tensor(np.ascontiguousarray(array).reshape(array.shape), name=name))
+    value = ir.val(name, const_value=ir.Tensor(np.ascontiguousarray(array).reshape(array.shape), name=name))
     graph.register_initializer(value)
     return value
 

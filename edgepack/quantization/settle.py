@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cache
 
 from edgepack.data.samples import Feed, Samples, spread, subset
 from edgepack.metrics.merit import typically_apart
@@ -104,9 +105,13 @@ def settle(
     forms: dict[str, Settled] = {}
     figures: dict[str, float] = {}
 
+    @cache
+    def chosen_by(ranges: str) -> dict[str, tuple[float, float]]:
+        return choose_ranges(ready.extents, placement.tensors, ranges, placement.limits)
+
     def attempt(form: tuple[str, bool]) -> tuple[Settled, float]:
         ranges, sequential = form
-        chosen = choose_ranges(ready.extents, placement.tensors, ranges, placement.limits)
+        chosen = chosen_by(ranges)
         if sequential:
             made = correct_biases(
                 answering,

@@ -12,8 +12,8 @@ from edgepack.model import constant
 from edgepack.quantization.layer import patches, to_matrix
 
 # Patches a layer should see for each of its weights a channel, over all samples.
-_ROWS_A_COLUMN = 8
-_FEWEST_ROWS = 4096
+_ROWS_A_COLUMN = 4
+_FEWEST_ROWS = 2048
 # Weights a channel beyond this are taken in blocks, between which correlations are passed over.
 LARGEST_BLOCK = 2304
 
