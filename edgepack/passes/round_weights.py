@@ -109,8 +109,8 @@ def _error(e: np.ndarray, damped: Sequence[np.ndarray], blocks: Sequence[slice])
     """eᵀ·H·e by channel, [G, O], in float32: only compared."""
     total = np.zeros(e.shape[:2], np.float32)
     for block, h in zip(blocks, damped, strict=True):
-        part = e[:, :, block].astype(np.float32)
-        total += np.einsum("gok,gok->go", part @ h.astype(np.float32), part)
+        part = np.asarray(e[:, :, block], np.float32)
+        total += np.einsum("gok,gok->go", part @ np.asarray(h, np.float32), part)
     return total
 
 
@@ -129,10 +129,12 @@ def search_scale(
         largest = np.full_like(largest, largest.max())
     full = np.maximum(largest / limit, floor)
     full = np.where(full > 0, full, 1.0)
+    # Only compared, so float32 will do, in half the time.
+    weight, damped = weight.astype(np.float32), [h.astype(np.float32) for h in damped]
 
     def cost(share: np.ndarray) -> np.ndarray:
-        scale = np.maximum(full * share, floor)
-        rounded = np.clip(np.rint(weight / scale[:, :, None]), -limit, limit) * scale[:, :, None]
+        scale = np.maximum(full * share, floor)[:, :, None].astype(np.float32)
+        rounded = np.clip(np.rint(weight / scale), -limit, limit) * scale
         error = _error(rounded - weight, damped, blocks)
         return np.full_like(error, error.sum()) if tied else error
 

@@ -120,6 +120,7 @@ def prepare(
     for finished in stream(model, observers, samples, memory, progress, briefly=means, lasting=extents, more=held):
         seen.update({observer.tensor: observer for observer in finished if isinstance(observer, Extent)})
         todo = [observer for observer in finished if isinstance(observer, Moments) and observer.followed]
+        todo.sort(key=lambda observer: -sum(block.size for block in observer.second))  # or the last one works alone
         with threadpool_limits(1, "blas"), ThreadPoolExecutor(min(available_cores(), 4)) as pool:
             jobs = [pool.submit(_round, observer, seen, scheme) for observer in todo]
             for observer, job in zip(todo, jobs, strict=True):
