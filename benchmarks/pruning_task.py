@@ -16,7 +16,8 @@ from comparison import metrics, tasks
 
 from edgepack import inputs
 from edgepack.building.cleaning import cleaned, shaped
-from edgepack.data.samples import Feed, Samples, read
+from edgepack.data.reading import read
+from edgepack.data.samples import Feed, Samples
 from edgepack.reference import Session
 
 BATCH = 500

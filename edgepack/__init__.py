@@ -12,7 +12,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edgepack.building.pipeline import Build, build
+    from edgepack.building.pipeline import build
+    from edgepack.building.result import Build
     from edgepack.errors import EdgepackError
     from edgepack.inspection import inspect
     from edgepack.measuring.benchmark import bench, check
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Build", "EdgepackError", "bench", "build", "check", "compare", "inspect", "report"]
 
 _HOMES = {
-    "Build": "edgepack.building.pipeline",
+    "Build": "edgepack.building.result",
     "EdgepackError": "edgepack.errors",
     "bench": "edgepack.measuring.benchmark",
     "build": "edgepack.building.pipeline",

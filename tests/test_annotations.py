@@ -12,7 +12,8 @@ from PIL import Image
 
 from edgepack.data import preprocess
 from edgepack.data.annotations import attach, image_size
-from edgepack.data.samples import Boxes, Samples, read
+from edgepack.data.reading import read
+from edgepack.data.samples import Boxes, Samples
 from edgepack.errors import LabelsError
 from tests import models
 

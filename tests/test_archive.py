@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgepack.data.archive import StoredRows, load
-from edgepack.data.samples import read
+from edgepack.data.reading import read
 from edgepack.errors import EdgepackError
 from tests import models
 

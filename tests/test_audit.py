@@ -13,7 +13,8 @@ from PIL import Image
 
 from edgepack.data import preprocess
 from edgepack.data.audit import FEW, audit, refuse_overlap
-from edgepack.data.samples import Samples, read
+from edgepack.data.reading import read
+from edgepack.data.samples import Samples
 from edgepack.errors import OverlapError, SamplesError
 from edgepack.model import Model
 from tests import models

@@ -31,7 +31,7 @@ from edgepack import cli as command_line
 from edgepack import demo, device, errors, inputs
 from edgepack._root import DEVICES
 from edgepack.bundles import bundle
-from edgepack.data import samples
+from edgepack.data import reading
 from edgepack.errors import EdgepackError
 from tests import models
 from tests.conftest import Run
@@ -710,7 +710,7 @@ def test_damaged_samples_are_called_unreadable(work: Path, damage: tuple[str, Wr
     name, write = damage
     write(work)
     with pytest.raises(errors.UnreadableSample) as caught:
-        samples.read(work / name, inputs.load(work / "model.onnx"))
+        reading.read(work / name, inputs.load(work / "model.onnx"))
     assert str(work / name) in caught.value.message
     assert caught.value.hint
 

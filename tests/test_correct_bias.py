@@ -11,7 +11,8 @@ import pytest
 from onnx import helper
 
 from edgepack import target
-from edgepack.data.samples import Samples, read
+from edgepack.data.reading import read
+from edgepack.data.samples import Samples
 from edgepack.metrics.merit import harness
 from edgepack.model import Model
 from edgepack.passes.correct_bias import correct_biases

@@ -13,7 +13,8 @@ from hypothesis import strategies as some
 from onnx import helper
 
 from edgepack import target
-from edgepack.data.samples import Samples, read
+from edgepack.data.reading import read
+from edgepack.data.samples import Samples
 from edgepack.metrics.merit import harness
 from edgepack.model import Model, constant
 from edgepack.passes.half_arithmetic import half_arithmetic, holds

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from edgepack import demo, target
-from edgepack.building.pipeline import Build
+from edgepack.building.result import Build
 from edgepack.bundles import here
 from edgepack.metrics.merit import harness
 from tests.test_targets import RUN_HERE, usable

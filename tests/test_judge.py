@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from edgepack.data import spill
-from edgepack.data.samples import Samples, read
+from edgepack.data.reading import read
+from edgepack.data.samples import Samples
 from edgepack.errors import LabelsError, MetricError
 from edgepack.metrics import resolve
 from edgepack.metrics.base import AnyMetric

@@ -10,7 +10,7 @@ import pytest
 from onnx import helper
 
 from edgepack import target
-from edgepack.data.samples import read
+from edgepack.data.reading import read
 from edgepack.metrics.merit import harness
 from edgepack.model import Model
 from edgepack.passes.keep_axes import keep_axes

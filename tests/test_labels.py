@@ -10,7 +10,8 @@ from PIL import Image
 
 from edgepack.data import preprocess
 from edgepack.data.labels import read_characters
-from edgepack.data.samples import Samples, read, subset
+from edgepack.data.reading import read
+from edgepack.data.samples import Samples, subset
 from edgepack.errors import LabelsError
 from tests import models
 

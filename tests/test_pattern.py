@@ -14,7 +14,8 @@ from onnx import helper
 
 import edgepack
 from edgepack import demo
-from edgepack.data.samples import Samples, read
+from edgepack.data.reading import read
+from edgepack.data.samples import Samples
 from edgepack.errors import PruningError, UnfitDevice
 from edgepack.model import Model, constant
 from edgepack.passes.round_weights import damp

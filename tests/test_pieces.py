@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from edgepack import target
-from edgepack.data.samples import read
+from edgepack.data.reading import read
 from edgepack.passes.quantize import quantize
 from edgepack.quantization.pieces import pieces, separate
 from edgepack.quantization.preparation import prepare

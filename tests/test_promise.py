@@ -20,8 +20,10 @@ import pytest
 from onnx import helper, numpy_helper
 
 from edgepack import errors
-from edgepack.building.pipeline import Build, build
-from edgepack.data.samples import Samples, read
+from edgepack.building.pipeline import build
+from edgepack.building.result import Build
+from edgepack.data.reading import read
+from edgepack.data.samples import Samples
 from edgepack.promise.search import Trial
 from edgepack.promise.trials import Journal, code_of, fingerprint, refuse_foreign, resumable
 from edgepack.render import promise_lines

@@ -17,9 +17,10 @@ import edgepack
 from edgepack import demo
 from edgepack._root import DEVICES
 from edgepack.building import pruned as pruning
-from edgepack.building.pipeline import Build
+from edgepack.building.result import Build
 from edgepack.bundles import bundle
-from edgepack.data.samples import Feed, Samples, read
+from edgepack.data.reading import read
+from edgepack.data.samples import Feed, Samples
 from edgepack.errors import DataNeeded, PruningError, UsageError
 from edgepack.model import Model
 from edgepack.pruning.budget import budget

@@ -16,7 +16,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgepack import errors
-from edgepack.building.pipeline import Build, build
+from edgepack.building.pipeline import build
+from edgepack.building.result import Build
 from edgepack.errors import EdgepackError
 from tests import models
 from tests.conftest import Run

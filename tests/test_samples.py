@@ -15,7 +15,8 @@ from PIL import Image
 from edgepack.data import preprocess
 from edgepack.data.labels import read_classes
 from edgepack.data.preprocess import Spec
-from edgepack.data.samples import Samples, read
+from edgepack.data.reading import read
+from edgepack.data.samples import Samples
 from edgepack.errors import EdgepackError, LabelsError, NoSamples, SamplesError, UnreadableSample
 from edgepack.model import Model
 from tests import models

@@ -18,7 +18,7 @@ from onnx import TensorProto, helper
 
 from edgepack import target
 from edgepack.building import pipeline
-from edgepack.data.samples import read
+from edgepack.data.reading import read
 from edgepack.model import Model
 from edgepack.passes.dynamic import dynamic
 from edgepack.passes.placement import place

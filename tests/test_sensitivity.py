@@ -9,7 +9,8 @@ import pytest
 from onnx import numpy_helper
 
 from edgepack import target
-from edgepack.data.samples import Samples, read
+from edgepack.data.reading import read
+from edgepack.data.samples import Samples
 from edgepack.metrics.merit import harness
 from edgepack.model import Model
 from edgepack.passes.placement import place

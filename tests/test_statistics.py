@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from onnx import helper
 
 from edgepack import target
-from edgepack.data.samples import Samples, read
+from edgepack.data.reading import read
+from edgepack.data.samples import Samples
 from edgepack.errors import SamplesError
 from edgepack.model import Model
 from edgepack.passes.placement import place

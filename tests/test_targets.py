@@ -13,7 +13,7 @@ import pytest
 from onnx import helper
 
 from edgepack import _root, device, target
-from edgepack.data.samples import read
+from edgepack.data.reading import read
 from edgepack.errors import MissingExtra, UnknownTarget, UnsupportedOperator
 from edgepack.metrics.merit import harness
 from edgepack.model import Model

@@ -11,7 +11,8 @@ import pytest
 from onnx import helper
 
 import edgepack
-from edgepack.data.samples import Samples, read
+from edgepack.data.reading import read
+from edgepack.data.samples import Samples
 from edgepack.errors import MissingExtra, PruningError, UnsupportedOperator
 from edgepack.model import Model
 from edgepack.pruning.autograd import Gate, differentiable

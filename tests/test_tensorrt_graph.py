@@ -15,7 +15,7 @@ from hypothesis import strategies as some
 from onnx import helper
 
 from edgepack import target
-from edgepack.data.samples import read
+from edgepack.data.reading import read
 from edgepack.errors import UnsupportedOperator
 from edgepack.metrics.merit import harness
 from edgepack.model import Model, constant

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 from onnxruntime.quantization import CalibrationDataReader, quantize_static
 
 from edgepack import device, target
-from edgepack.data.samples import read
+from edgepack.data.reading import read
 from edgepack.errors import LINT_FAILED
 from edgepack.inspection import Inspection, inspect
 from edgepack.lint import ADVICE, ERROR, SEVERITIES, SLOW, Finding

@@ -20,7 +20,7 @@ from edgepack import _root, device, target
 from edgepack.building import pipeline
 from edgepack.building.plan import consequences, plan
 from edgepack.bundles import bundle, here, pins
-from edgepack.data.samples import read
+from edgepack.data.reading import read
 from edgepack.device import System
 from edgepack.errors import ShapeNeeded, UnfitDevice, UnsupportedOperator, WrongOutput
 from edgepack.metrics.merit import harness

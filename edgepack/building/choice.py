@@ -5,12 +5,14 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from edgepack.building.candidate import Candidate, Ingredients, Progress, empty, make, make_tidy, speed_words
+from edgepack.building.candidate import Candidate, empty, make, make_tidy, speed_words
+from edgepack.building.ingredients import Ingredients
 from edgepack.building.plan import Plan
 from edgepack.bundles import bundle
 from edgepack.errors import UnsupportedOperator
 from edgepack.metrics.merit import Quality
 from edgepack.model import Model
+from edgepack.progress import Progress
 from edgepack.promise.search import FASTER
 from edgepack.promise.trials import Form, Trials
 from edgepack.reference import Session

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from edgepack import device as devices
 from edgepack import inputs
-from edgepack.building.candidate import (
-    SLOWER,
-    Candidate,
-    Ingredients,
-    Progress,
-    settled,
-)
+from edgepack.building.candidate import Candidate
 from edgepack.building.choice import choose
 from edgepack.building.cleaning import cleaned, refuse_undefined, shaped, shaped_as
-from edgepack.building.plan import AS_IS, Plan, plan
+from edgepack.building.flags import refuse_flags, refuse_idle, refuse_ranges
+from edgepack.building.ingredients import Ingredients
+from edgepack.building.plan import AS_IS, plan
+from edgepack.building.precisions import settled
 from edgepack.building.pruned import (
     PATTERN,
+    Pruning,
     faster_or_whole,
     kept_or_whole,
     made_sparse,
@@ -29,60 +27,25 @@ from edgepack.building.pruned import (
     refuse_pattern,
     refuse_unprunable,
 )
+from edgepack.building.result import Build, doubts
+from edgepack.building.sets import audited, image_layout, read_samples
 from edgepack.bundles import bundle, golden
 from edgepack.bundles.border import border
-from edgepack.data import preprocess as preprocessing
 from edgepack.data import states as recorded
 from edgepack.data.annotations import attach
-from edgepack.data.audit import audit, refuse_overlap
 from edgepack.data.labels import read_classes
-from edgepack.data.ranges import Ranges, ShapeRange, Spanned, ends, refuse_unfit, spanned
-from edgepack.data.samples import Samples
+from edgepack.data.ranges import ShapeRange, Spanned, ends, refuse_unfit, spanned
 from edgepack.data.split import split
-from edgepack.errors import DataNeeded, LabelsError, UsageError
+from edgepack.errors import DataNeeded
 from edgepack.metrics.judge import judge_for, metric_for
-from edgepack.metrics.merit import Quality
 from edgepack.model import Model
-from edgepack.passes import Step, told
+from edgepack.passes import told
+from edgepack.progress import Progress
 from edgepack.promise.keep import Promised, keep_promise, refuse_unmeasurable
 from edgepack.promise.trials import refuse_foreign, resumable
 from edgepack.pruning.budget import budget
 from edgepack.quantization.eight_bits import eight_bits
 from edgepack.reference import Session
-
-
-@dataclass(frozen=True, kw_only=True)
-class Build:
-    """What `build` made, and what was measured on the way.
-
-    `sizes` are bytes: of the original model, of the built one, of the archive. `latency` is the harness's
-    measurement on this machine. `notes` say what was done, `warnings` what to look at. `promise` is how `max_drop`
-    was kept or missed (docs/metrics.md), None where none was given; `pruning` what was pruned, or why it was declined.
-    `steps` are the passes that made what was chosen, with sizes before and after; `forms` what int8 was settled between
-    (`form`, `sqnr_db`, `chosen`).
-    """
-
-    bundle: Path
-    archive: Path
-    name: str
-    version: str
-    device: str
-    target: str
-    precision: str
-    reason: str
-    sizes: dict[str, int]
-    quality: Quality | None
-    latency: dict[str, Any]
-    check: dict[str, Any]
-    notes: list[str]
-    warnings: list[str]
-    promise: dict[str, Any] | None = None
-    pruning: dict[str, Any] | None = None
-    steps: list[Step] = field(default_factory=list)
-    forms: list[dict[str, Any]] = field(default_factory=list)
-
-    def to_json(self) -> dict[str, Any]:
-        return {"kind": "build", "format": 1, **asdict(self), "bundle": str(self.bundle), "archive": str(self.archive)}
 
 
 def build(
@@ -152,23 +115,7 @@ def build(
         EdgepackError: one of edgepack.errors; nothing is left at `output` then, and what was there stays.
     """
     output, path = Path(output), Path(model)
-    if not 0 <= seconds < float("inf"):
-        raise UsageError("--seconds should be positive", "2 is the default")
-    if max_drop is not None and not 0 <= max_drop < 100:
-        raise UsageError(f"--max-drop {max_drop:g} is no number of points", "0.5 allows half a point of the metric")
-    if time_budget is not None and (max_drop is None or not 0 < time_budget < float("inf")):
-        raise UsageError("--time-budget is the seconds that a search for --max-drop may take", "add --max-drop 0.5")
-    if on is not None and (max_drop is None or on.startswith("qemu:")):
-        raise UsageError(
-            "--on is where the search for --max-drop measures latency"
-            + (", and an emulated board's means nothing" if on.startswith("qemu:") else ""),
-            "add --max-drop 0.5, and ssh://user@host of a real device",
-        )
-    if io_dtype != "float" and max_drop is not None:
-        raise UsageError(
-            "--max-drop may leave any layer float, and --io-dtype wants integers at the border",
-            "leave one of the two out",
-        )
+    refuse_flags(seconds=seconds, max_drop=max_drop, time_budget=time_budget, on=on, io_dtype=io_dtype)
     bundle.check_output(output, force)
     journal = output.with_name(f"{output.name}.search.json")
     if max_drop is not None:
@@ -198,7 +145,7 @@ def build(
     integers = decision.precision not in ("fp32", "fp16", AS_IS)
     ranges = {name: shapes for name, shapes in (input_shape or {}).items() if isinstance(shapes, ShapeRange)}
     if ranges:
-        _refuse_ranges(decision, ranges)
+        refuse_ranges(decision, ranges)
         refuse_unfit(original, ranges)
     fixed = {name: one.fixed if isinstance(one, ShapeRange) else one for name, one in (input_shape or {}).items()}
     untidy, shaping = shaped(original, fixed, int8=integers)
@@ -209,17 +156,17 @@ def build(
         original, metric, decode=decode, annotations=annotations is not None, labels=Path(labels) if labels else None
     )
     if data is None and eval is None:
-        _refuse_idle({"--preprocess": preprocess, "--metric": metric})
+        refuse_idle({"--preprocess": preprocess, "--metric": metric})
     truth = asked.truth if asked is not None else "classes"
     states = asked_border.states
     session = Session(original) if states else None
     reads = partial(recorded.read, states=states, session=session)
-    calibration, evaluation = _samples(reads, untidy, data, eval, preprocess, classes, truth)
+    calibration, evaluation = read_samples(reads, untidy, data, eval, preprocess, classes, truth)
     if decision.target.FIXED_SHAPES:
         sets = [samples for samples in (calibration, evaluation) if samples is not None]
         untidy, more = shaped_as(untidy, sets, decision.target_name)
         shaping += more
-    warnings = _audit(untidy, calibration, evaluation, classes if truth == "classes" else None)
+    warnings = audited(untidy, calibration, evaluation, classes if truth == "classes" else None)
     judged = evaluation or calibration
     if judged is not None and annotations is not None:
         judged = attach(judged, Path(annotations), classes)
@@ -265,50 +212,31 @@ def build(
         synthetic=synthetic,
         labels=classes,
         wheels=wheels,
-        border=asked_border.seen(clean, _image_layout(calibration, judged)),
+        border=asked_border.seen(clean, image_layout(calibration, judged)),
         ranges=span.ranges,
         shaping=told(shaping),
         steps=told([*shaping, *tidied]),
     )
     if pattern:
         given = made_sparse(given, progress)
-    whole, pruning, promise = given, None, None
+    whole, pruning = given, None
     if wanted is not None:
         given, pruning = pruned(whole, wanted, prune_importance, progress)
+    promised = None
+    if max_drop is not None:
+        search_judge = judge_for(session, searched, asked, references[0], keep=True)
+        assert search_judge is not None and searched is not None
+        promised = Promised(
+            budget=max_drop,
+            seconds=time_budget,
+            judge=search_judge,
+            samples=searched,
+            decode=decode,
+            on=None if on == "local" else on,
+        )
     with bundle.atomic_folder(output) as folder:
-        if max_drop is None:
-
-            def chosen_of(form: Ingredients, place: Path) -> tuple[Candidate, str, list[str]]:
-                return choose(form, untidy if form is whole else form.clean, place, seconds, progress)
-
-            if given is whole or pruning is None:
-                chosen, reason, tried = chosen_of(given, folder)
-            else:
-                chosen, reason, tried, given, pruning = faster_or_whole(
-                    given, whole, pruning, folder, chosen_of, progress
-                )
-        else:
-            search_judge = judge_for(session, searched, asked, references[0], keep=True)
-            assert search_judge is not None and searched is not None
-            promised = Promised(
-                budget=max_drop,
-                seconds=time_budget,
-                judge=search_judge,
-                samples=searched,
-                decode=decode,
-                on=None if on == "local" else on,
-            )
-
-            def keep(form: Ingredients, place: Path) -> tuple[Candidate, dict[str, Any]]:
-                tidy = untidy if form is whole else form.clean
-                return keep_promise(form, promised, tidy, place, journal, seconds, progress)
-
-            with resumable(journal):
-                if given is whole or pruning is None:
-                    chosen, promise = keep(given, folder)
-                else:
-                    chosen, promise, given, pruning = kept_or_whole(given, whole, pruning, folder, keep)
-            reason, tried = promise["reason"], []
+        made = _chosen(whole, given, pruning, promised, untidy, folder, journal, seconds, progress)
+        chosen, given, pruning, promise = made.candidate, made.given, made.pruning, made.promise
         emulated = _with_eight_bits(given, chosen, progress)
         sizes = {
             "original": bundle.read_manifest(folder)["measured"]["original_bytes"],
@@ -323,13 +251,13 @@ def build(
         device=board.name,
         target=decision.target_name,
         precision=chosen.precision,
-        reason=reason,
+        reason=made.reason,
         sizes=sizes,
         quality=chosen.quality,
         latency=chosen.latency,
         check=chosen.check,
-        notes=[note for note in (*(step.note for step in whole.steps), *tried, *chosen.notes, emulated) if note],
-        warnings=warnings + _doubts(given, chosen) + ([] if promise is None else promise["warnings"]),
+        notes=[note for note in (*(step.note for step in whole.steps), *made.tried, *chosen.notes, emulated) if note],
+        warnings=warnings + doubts(given, chosen) + ([] if promise is None else promise["warnings"]),
         promise=promise,
         pruning=given.pruning if pattern else None if pruning is None else pruning.to_json(),
         steps=chosen.steps,
@@ -337,61 +265,61 @@ def build(
     )
 
 
-def _refuse_ranges(decision: Plan, ranges: Ranges) -> None:
-    if not decision.target.SHAPE_RANGES:
-        name, shapes = next(iter(ranges.items()))
-        instead = "x".join(map(str, shapes.usual)) if decision.target.FIXED_SHAPES else ""
-        raise UsageError(
-            f"--input-shape {name}={shapes} is a range, and {decision.target_name} builds nothing for one",
-            f"take one length: --input-shape {name}={instead}"
-            if instead
-            else "leave it out: open dimensions stay open, whatever their length",
-        )
+@dataclass(frozen=True, kw_only=True)
+class _Chosen:
+    """What became the bundle, of which ingredients, and why; `tried` are notes on what did not."""
+
+    candidate: Candidate
+    reason: str
+    tried: list[str]
+    given: Ingredients
+    pruning: Pruning | None
+    promise: dict[str, Any] | None
 
 
-def _refuse_idle(flags: Mapping[str, str | None]) -> None:
-    for flag, value in flags.items():
-        if value is not None:
-            raise UsageError(f"{flag} is about samples, and there are none", "add --data or --eval")
+def _chosen(
+    whole: Ingredients,
+    given: Ingredients,
+    pruning: Pruning | None,
+    promised: Promised | None,
+    untidy: Model,
+    folder: Path,
+    journal: Path,
+    seconds: float,
+    progress: Progress,
+) -> _Chosen:
+    """Fill the folder: with the fastest form that keeps what is promised, or with what the device is asked for.
 
+    Args:
+        whole: the ingredients before pruning, which `given` are where nothing was pruned.
+        untidy: the model before clean-up.
+    """
+    cut = None if given is whole else pruning
 
-def _samples(
-    read: Callable[[Path, Model, preprocessing.Spec | None, list[str] | None, str], Samples],
-    model: Model,
-    data: str | Path | None,
-    eval: str | Path | None,
-    preprocess: str | None,
-    classes: list[str] | None,
-    truth: str,
-) -> tuple[Samples | None, Samples | None]:
-    spec = preprocessing.read(preprocess) if preprocess is not None else None
-    # Labels of calibration samples count only where there are no others.
-    of_data = truth if eval is None else "any"
-    calibration = read(Path(data), model, spec, classes, of_data) if data is not None else None
-    evaluation = read(Path(eval), model, spec, classes, truth) if eval is not None else None
-    if calibration is not None and evaluation is not None:
-        refuse_overlap(calibration, evaluation)
-    return calibration, evaluation
+    def plain(form: Ingredients) -> Model:
+        return untidy if form is whole else form.clean
 
+    if promised is None:
 
-def _image_layout(*sets: Samples | None) -> dict[str, str]:
-    """In which layout images are made, by the input that they feed."""
-    specs = [samples.spec for samples in sets if samples is not None and samples.spec is not None]
-    return {str(spec["input"]): str(spec["layout"]) for spec in specs[:1]}
+        def choose_of(form: Ingredients, place: Path) -> tuple[Candidate, str, list[str]]:
+            return choose(form, plain(form), place, seconds, progress)
 
+        if cut is None:
+            candidate, reason, tried = choose_of(given, folder)
+        else:
+            candidate, reason, tried, given, pruning = faster_or_whole(given, whole, cut, folder, choose_of, progress)
+        return _Chosen(candidate=candidate, reason=reason, tried=tried, given=given, pruning=pruning, promise=None)
 
-def _audit(
-    model: Model, calibration: Samples | None, evaluation: Samples | None, classes: list[str] | None
-) -> list[str]:
-    warnings = audit(calibration, model, "calibration") if calibration is not None else []
-    if evaluation is not None:
-        warnings += audit(evaluation, model, "evaluation")
-        if evaluation.labels is not None and classes is not None and evaluation.labels.max() >= len(classes):
-            raise LabelsError(
-                f"label {evaluation.labels.max()} is out of range: the labels file names {len(classes)} classes",
-                "one class a line, in order",
-            )
-    return warnings
+    def keep(form: Ingredients, place: Path) -> tuple[Candidate, dict[str, Any]]:
+        return keep_promise(form, promised, plain(form), place, journal, seconds, progress)
+
+    with resumable(journal):
+        if cut is None:
+            candidate, promise = keep(given, folder)
+        else:
+            candidate, promise, given, pruning = kept_or_whole(given, whole, cut, folder, keep)
+    reason = promise["reason"]
+    return _Chosen(candidate=candidate, reason=reason, tried=[], given=given, pruning=pruning, promise=promise)
 
 
 def _with_eight_bits(given: Ingredients, chosen: Candidate, progress: Progress) -> str:
@@ -402,22 +330,3 @@ def _with_eight_bits(given: Ingredients, chosen: Candidate, progress: Progress) 
     progress("emulating a CPU that saturates", 0, 0)
     found = eight_bits(settled(given, progress).ready, scheme, given.golden, given.session)
     return "" if found is None else str(found)
-
-
-def _doubts(given: Ingredients, chosen: Candidate) -> list[str]:
-    """What the figures of the chosen candidate do not tell."""
-    doubts = []
-    ratio = chosen.latency.get("ratio")
-    if ratio is not None and ratio["high"] < SLOWER:
-        doubts.append(
-            f"slower than the float original on this machine: {ratio['median']:.2f} times as fast"
-            + ("; --precision fp32 is there" if chosen.precision not in ("fp32", AS_IS) else "")
-        )
-    quality = chosen.quality
-    if given.judged is not None and given.judged.labels is not None and (quality is None or quality.metric is None):
-        doubts.append(
-            "labels were given, but the first output is not [batch, classes]: --metric says how they judge it"
-        )
-    if given.synthetic:
-        doubts.append("no samples: the golden inputs are seeded noise, good for checking, not for judging accuracy")
-    return doubts

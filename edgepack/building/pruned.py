@@ -9,8 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from edgepack.building.candidate import Candidate, Ingredients, Progress, empty, lowered_form
+from edgepack.building.candidate import Candidate, empty
+from edgepack.building.ingredients import Ingredients
 from edgepack.building.plan import AS_IS, Plan
+from edgepack.building.precisions import lowered_form
 from edgepack.data.samples import Feed, subset
 from edgepack.data.samples import spread as places
 from edgepack.errors import DataNeeded, UnfitDevice, UsageError
@@ -18,6 +20,7 @@ from edgepack.model import Model
 from edgepack.passes import PassResult
 from edgepack.passes.fit_format import fit_format
 from edgepack.passes.quantize import quantize
+from edgepack.progress import Progress
 from edgepack.promise.search import FASTER
 from edgepack.promise.trials import interleaved
 from edgepack.pruning.budget import Budget

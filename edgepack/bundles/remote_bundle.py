@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from edgepack import device, target
-from edgepack.building.candidate import Progress
 from edgepack.bundles import bundle, wheels
 from edgepack.bundles.here import error_from
 from edgepack.bundles.pins import version_tuple
@@ -19,6 +18,7 @@ from edgepack.errors import DoubtfulMeasurement, HostError, RunFailed, UnfitHost
 from edgepack.hosts import Completed, connect
 from edgepack.hosts.remote import Remote
 from edgepack.metrics.merit import harness as figures
+from edgepack.progress import Progress
 
 # The board's own Python of the version that the wheels are for, else whatever python3 is.
 _PYTHON = 'python=$(command -v "python$1" || command -v python3) || { echo "error: there is no python3" >&2; exit 52; }'

@@ -11,7 +11,7 @@ import typer
 from edgepack.errors import Interrupted
 
 if TYPE_CHECKING:
-    from edgepack.building.candidate import Progress
+    from edgepack.progress import Progress
 
 
 def render() -> Any:

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from edgepack.data import archive, samples
+from edgepack.data import archive, reading
 from edgepack.data.preprocess import Spec
-from edgepack.data.samples import Feed, Samples
+from edgepack.data.samples import Feed, Samples, digest
 from edgepack.errors import SamplesError, UsageError
 from edgepack.metrics.merit import harness
 from edgepack.model import Model, TensorSpec
@@ -106,7 +106,7 @@ def read(
     states: Sequence[State] = (),
     session: Session | None = None,
 ) -> Samples:
-    """Open samples as `samples.read` does; where they hold no states, they are steps in order, and the float model
+    """Open samples as `reading.read` does; where they hold no states, they are steps in order, and the float model
     says which states it has there. A .npz may number the sequence of each sample in an array `sequence`: where it
     changes, the states are zero again.
 
@@ -114,8 +114,8 @@ def read(
         NoSamples, SamplesError, UnreadableSample, LabelsError.
     """
     if not states or session is None or _holds(path, {state.input.name for state in states}):
-        return samples.read(path, model, spec, classes, truth)
-    steps = samples.read(path, without(model, states), spec, classes, truth)
+        return reading.read(path, model, spec, classes, truth)
+    steps = reading.read(path, without(model, states), spec, classes, truth)
     held = [
         {state.input.name: whole[state.input.name] for state in states}
         for whole in unrolled(session, model, states, steps, _starts(path, steps.count))
@@ -124,9 +124,7 @@ def read(
     def one(index: int) -> Feed:
         return {**steps.read(index), **held[index]}
 
-    return replace(
-        steps, read=one, digest=cache(lambda index: samples.digest(one(index))), stackable=False, in_order=True
-    )
+    return replace(steps, read=one, digest=cache(lambda index: digest(one(index))), stackable=False, in_order=True)
 
 
 def without(model: Model, states: Sequence[State]) -> Model:
@@ -145,7 +143,7 @@ def _holds(path: Path, names: set[str]) -> bool:
     file = next(iter(sorted(path.rglob("*.npz"))), None) if path.is_dir() else path
     try:
         return file is not None and names <= set(archive.load(file))
-    except Exception:  # samples.read says what is wrong with it
+    except Exception:  # reading.read says what is wrong with it
         return True
 
 

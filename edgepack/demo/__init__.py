@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgepack.building.candidate import Progress
-from edgepack.building.pipeline import Build, build
+from edgepack.building.pipeline import build
+from edgepack.building.result import Build
+from edgepack.progress import Progress
 
 HERE = Path(__file__).parent
 MODEL = HERE / "fashion_resnet.onnx"

@@ -25,7 +25,7 @@ from edgepack.hosts.scripts import FOLDER, JOBS
 from edgepack.hosts.upload import Lines, Retry, Upload
 
 if TYPE_CHECKING:
-    from edgepack.building.candidate import Progress
+    from edgepack.progress import Progress
 
 
 # A chunk should take about a second, whatever the link.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from edgepack.errors import HostLost
 
 if TYPE_CHECKING:
-    from edgepack.building.candidate import Progress
+    from edgepack.progress import Progress
 
 
 @dataclass

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from edgepack import _root
-from edgepack.building.candidate import Progress
 from edgepack.bundles import bundle, here
 from edgepack.errors import UsageError, WriteFailed
 from edgepack.measuring.measurement import Measurement, hosted, sweep, write
+from edgepack.progress import Progress
 
 Several = int | Sequence[int]
 

@@ -15,7 +15,6 @@ import numpy as np
 import onnx
 
 from edgepack import _root, target
-from edgepack.building.candidate import Progress
 from edgepack.bundles import beside, bundle, here
 from edgepack.cost import macs_by_output, observed_shapes
 from edgepack.errors import EdgepackError, UsageError, WriteFailed
@@ -24,6 +23,7 @@ from edgepack.measuring.measurement import write
 from edgepack.measuring.origin import COMPUTE, LAYOUT, QUANTIZE, Executed, Origin, flattened, origins
 from edgepack.measuring.timeline import events
 from edgepack.model import Model
+from edgepack.progress import Progress
 
 KIND, FORMAT = "profile", 1
 ORIGINAL = "original.onnx"

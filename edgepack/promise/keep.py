@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from edgepack.building.candidate import Candidate, Ingredients, Progress, make, make_tidy
+from edgepack.building.candidate import Candidate, make, make_tidy
+from edgepack.building.ingredients import Ingredients
 from edgepack.bundles import bundle
 from edgepack.cost import layer_shares
 from edgepack.data.samples import Feed, Samples
@@ -16,6 +17,7 @@ from edgepack.metrics.base import first_float
 from edgepack.metrics.judge import Judge
 from edgepack.metrics.merit import Quality, holds_scores, too_few
 from edgepack.model import Model
+from edgepack.progress import Progress
 from edgepack.promise.search import Choice, Trial, loss, search, unmeasurable
 from edgepack.promise.trials import Journal, Trials, code_of, fingerprint
 from edgepack.quantization.sensitivity import Injection

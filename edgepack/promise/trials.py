@@ -14,13 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from edgepack._version import VERSION
-from edgepack.building.candidate import Ingredients, Progress, fitted_form, make, settled
+from edgepack.building.candidate import make
+from edgepack.building.ingredients import Ingredients
+from edgepack.building.precisions import fitted_form, settled
 from edgepack.data.samples import Feed, Samples
 from edgepack.errors import Interrupted, UsageError
 from edgepack.measuring.benchmark import bench
 from edgepack.metrics.judge import Judge
 from edgepack.metrics.merit import Quality
 from edgepack.passes.half_emulation import emulated
+from edgepack.progress import Progress
 from edgepack.promise.search import Trial, floats
 from edgepack.quantization.sensitivity import Injection, inject
 

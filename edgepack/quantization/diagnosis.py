@@ -14,7 +14,7 @@ from edgepack.building.cleaning import cleaned, shaped
 from edgepack.building.plan import default_target, scheme_for
 from edgepack.cost import layer_shares
 from edgepack.data import preprocess as preprocessing
-from edgepack.data import samples
+from edgepack.data import reading
 from edgepack.device import find
 from edgepack.errors import DataNeeded, UsageError
 from edgepack.model import constant
@@ -102,7 +102,7 @@ def diagnose(
     progress("reading the model", 0, 0)
     model, _ = shaped(original, input_shape or {}, int8=True)
     spec = preprocessing.read(preprocess) if preprocess is not None else None
-    given = samples.read(Path(data), model, spec)
+    given = reading.read(Path(data), model, spec)
     feeds = given.first(_FEEDS)
     progress("cleaning up", 0, 0)
     session = Session(original)

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from edgepack.building.pipeline import Build
+from edgepack.building.result import Build
 from edgepack.device import Device
 from edgepack.inspection import BundleInspection, Inspection
 from edgepack.metrics.merit import Quality
