@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import CancelledError
+from threading import Event
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,6 +12,8 @@ from hypothesis import strategies as st
 
 from edgepack.passes import round_weights
 from edgepack.passes.round_weights import round_matrix
+from edgepack.quantization.preparation import workers
+from tests import models
 
 
 def moments(random: np.random.Generator, groups: int, columns: int, rows: int) -> np.ndarray:
@@ -104,3 +109,20 @@ def test_channels_are_rounded_alike_however_many_at_once(monkeypatch: pytest.Mon
     np.testing.assert_allclose(few_scale, scale, rtol=1e-6)
     tied, tied_scale = round_matrix(weight, [h], 8, tied=True)
     assert len(np.unique(tied_scale)) == 1 and tied.shape == weight.shape
+
+
+def test_rounding_ends_when_nobody_waits_for_it_any_more() -> None:
+    begun, jobs = Event(), []
+
+    def rounding(stop: Event) -> None:
+        weight, h = models.random((1, 64, 256), 1), np.eye(256)[None]
+        begun.set()
+        while True:
+            round_matrix(weight, [h], 8, stop=stop)
+
+    with pytest.raises(KeyboardInterrupt), workers() as (pool, stop):
+        jobs += [pool.submit(rounding, stop) for _ in range(16)]
+        begun.wait()
+        raise KeyboardInterrupt
+    assert all(job.cancelled() or isinstance(job.exception(), CancelledError) for job in jobs)
+    assert sum(job.cancelled() for job in jobs) >= 12

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from concurrent.futures import CancelledError
+from threading import Event
 
 import numpy as np
 
@@ -33,6 +35,7 @@ def round_matrix(
     tied: bool = False,
     sweeps: int = 1,
     kept: np.ndarray | None = None,
+    stop: Event | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Integers and scales for one layer.
 
@@ -42,10 +45,15 @@ def round_matrix(
         floor: the smallest allowed scales, [G, O].
         tied: one scale for all channels.
         kept: the weights that may be other than zero, [G, O, K]; all if not given.
+        stop: once set, nobody waits for the result any more.
 
     Returns:
         int8 [G, O, K], float32 scales [G, O].
+
+    Raises:
+        CancelledError: `stop` is set.
     """
+    stop = stop or Event()
     groups, outputs, columns = weight.shape
     count = outputs if tied else max(1, _AT_ONCE // (groups * columns))
     floors = np.broadcast_to(floor, (groups, outputs))
@@ -53,7 +61,7 @@ def round_matrix(
 
     def part(channels: slice) -> tuple[np.ndarray, np.ndarray]:
         return _round_channels(
-            weight[:, channels], moments, bits, floors[:, channels], tied, sweeps, masks[:, channels]
+            weight[:, channels], moments, bits, floors[:, channels], tied, sweeps, masks[:, channels], stop
         )
 
     parts = [part(slice(start, start + count)) for start in range(0, outputs, count)]
@@ -68,6 +76,7 @@ def _round_channels(
     tied: bool,
     sweeps: int,
     kept: np.ndarray,
+    stop: Event,
 ) -> tuple[np.ndarray, np.ndarray]:
     """`round_matrix` for some of the channels, which do not depend on each other unless they are tied."""
     limit = 2 ** (bits - 1) - 1
@@ -75,15 +84,15 @@ def _round_channels(
     edges = np.cumsum([0, *(block.shape[-1] for block in moments)])
     blocks = [slice(a, b) for a, b in itertools.pairwise(edges)]
     damped = [damp(block) for block in moments]
-    scale = search_scale(weight, damped, blocks, limit, floor, tied=tied)
+    scale = search_scale(weight, damped, blocks, limit, floor, tied=tied, stop=stop)
     start = np.clip(np.rint(weight / scale[:, :, None]), -limit, limit)
     integers, first = np.empty_like(weight), scale
     for block, h in zip(blocks, damped, strict=True):
-        integers[:, :, block] = _compensated(weight[:, :, block], h, scale, limit, kept[:, :, block])
+        integers[:, :, block] = _compensated(weight[:, :, block], h, scale, limit, kept[:, :, block], stop)
     for _ in range(sweeps):
         scale = _fitted(weight, integers, damped, blocks, scale, floor, tied=tied)
         for block, h in zip(blocks, damped, strict=True):
-            part = (weight[:, :, block], integers[:, :, block], h, scale, limit, kept[:, :, block])
+            part = (weight[:, :, block], integers[:, :, block], h, scale, limit, kept[:, :, block], stop)
             integers[:, :, block] = _descended(*part)
     plain, ours = (_error(q * s[:, :, None] - weight, damped, blocks) for q, s in ((start, first), (integers, scale)))
     worse = ours > plain
@@ -122,6 +131,7 @@ def search_scale(
     floor: np.ndarray | float,
     *,
     tied: bool,
+    stop: Event,
 ) -> np.ndarray:
     """The scale of each channel whose nearest rounding errs least, [G, O]."""
     largest = np.abs(weight).max(axis=2)
@@ -133,6 +143,7 @@ def search_scale(
     weight, damped = weight.astype(np.float32), [h.astype(np.float32) for h in damped]
 
     def cost(share: np.ndarray) -> np.ndarray:
+        _go_on(stop)
         scale = np.maximum(full * share, floor)[:, :, None].astype(np.float32)
         rounded = np.clip(np.rint(weight / scale), -limit, limit) * scale
         error = _error(rounded - weight, damped, blocks)
@@ -154,7 +165,9 @@ def search_scale(
     return np.asarray(np.maximum(full * best, floor))
 
 
-def _compensated(weight: np.ndarray, h: np.ndarray, scale: np.ndarray, limit: int, kept: np.ndarray) -> np.ndarray:
+def _compensated(
+    weight: np.ndarray, h: np.ndarray, scale: np.ndarray, limit: int, kept: np.ndarray, stop: Event
+) -> np.ndarray:
     """Integers of a block, columns of large moments first, [G, O, K_b]."""
     groups, _, columns = weight.shape
     order = np.argsort(-np.einsum("gkk->gk", h), axis=1, kind="stable")
@@ -164,16 +177,17 @@ def _compensated(weight: np.ndarray, h: np.ndarray, scale: np.ndarray, limit: in
     factor = inverse_factor(h[rows[:, :, None], order[:, :, None], order[:, None, :]])
     integers = np.empty_like(work)
     for start in range(0, columns, _LAZY):
-        stop = min(start + _LAZY, columns)
-        errors = np.empty((*work.shape[:2], stop - start))
-        for k in range(start, stop):
+        _go_on(stop)
+        end = min(start + _LAZY, columns)
+        errors = np.empty((*work.shape[:2], end - start))
+        for k in range(start, end):
             column = work[:, :, k]
             rounded = np.clip(np.rint(column), -limit, limit) * kept[:, :, k]
             integers[:, :, k] = rounded
             error = (column - rounded) / factor[:, None, k, k]
             errors[:, :, k - start] = error
-            work[:, :, k + 1 : stop] -= error[:, :, None] * factor[:, None, k, k + 1 : stop]
-        work[:, :, stop:] -= errors @ factor[:, start:stop, stop:]
+            work[:, :, k + 1 : end] -= error[:, :, None] * factor[:, None, k, k + 1 : end]
+        work[:, :, end:] -= errors @ factor[:, start:end, end:]
     result: np.ndarray = np.empty_like(integers)
     np.put_along_axis(result, order[:, None, :], integers, axis=2)
     return result
@@ -235,7 +249,13 @@ def _fitted(
 
 
 def _descended(
-    weight: np.ndarray, integers: np.ndarray, h: np.ndarray, scale: np.ndarray, limit: int, kept: np.ndarray
+    weight: np.ndarray,
+    integers: np.ndarray,
+    h: np.ndarray,
+    scale: np.ndarray,
+    limit: int,
+    kept: np.ndarray,
+    stop: Event,
 ) -> np.ndarray:
     """One sweep over the columns, each set to its best integer with all others fixed."""
     current = integers.copy()
@@ -244,15 +264,21 @@ def _descended(
     diagonal = np.einsum("gkk->gk", h)
     columns = weight.shape[-1]
     for start in range(0, columns, _LAZY):
-        stop = min(start + _LAZY, columns)
-        moves = np.zeros((*weight.shape[:2], stop - start))
-        for k in range(start, stop):
+        _go_on(stop)
+        end = min(start + _LAZY, columns)
+        moves = np.zeros((*weight.shape[:2], end - start))
+        for k in range(start, end):
             best = np.clip(np.rint(current[:, :, k] + gradient[:, :, k] / diagonal[:, None, k]), -limit, limit)
             best = best * kept[:, :, k]
             move = best - current[:, :, k]
             moves[:, :, k - start] = move
             current[:, :, k] = best
-            gradient[:, :, k:stop] -= move[:, :, None] * h[:, None, k, k:stop]
-        gradient[:, :, stop:] -= moves @ h[:, start:stop, stop:]
+            gradient[:, :, k:end] -= move[:, :, None] * h[:, None, k, k:end]
+        gradient[:, :, end:] -= moves @ h[:, start:end, end:]
         # Columns before this block are not visited again in this sweep.
     return current
+
+
+def _go_on(stop: Event) -> None:
+    if stop.is_set():
+        raise CancelledError

@@ -7,9 +7,11 @@ layer's, with the shift that they cause in its mean output.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from threading import Event
 
 import numpy as np
 import onnx_ir as ir
@@ -121,8 +123,8 @@ def prepare(
         seen.update({observer.tensor: observer for observer in finished if isinstance(observer, Extent)})
         todo = [observer for observer in finished if isinstance(observer, Moments) and observer.followed]
         todo.sort(key=lambda observer: -sum(block.size for block in observer.second))  # or the last one works alone
-        with threadpool_limits(1, "blas"), ThreadPoolExecutor(min(available_cores(), 4)) as pool:
-            jobs = [pool.submit(_round, observer, seen, scheme) for observer in todo]
+        with threadpool_limits(1, "blas"), workers() as (pool, stop):
+            jobs = [pool.submit(_round, observer, seen, scheme, stop) for observer in todo]
             for observer, job in zip(todo, jobs, strict=True):
                 for node in sharing[_use(observer.node)]:
                     layers[str(node.outputs[0].name)] = job.result()
@@ -142,6 +144,19 @@ def prepare(
         steps=taken,
         unseen=unseen,
     )
+
+
+@contextmanager
+def workers() -> Iterator[tuple[ThreadPoolExecutor, Event]]:
+    """Threads that stop where the one that waits for them is interrupted: a large layer takes minutes."""
+    stop = Event()
+    with ThreadPoolExecutor(min(available_cores(), 4)) as pool:
+        try:
+            yield pool, stop
+        except BaseException:
+            stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _evened(
@@ -195,7 +210,7 @@ def _is_matrix(node: ir.Node) -> bool:
     return weight is not None and (weight.ndim == 2 or node.op_type in ("Conv", "ConvTranspose"))
 
 
-def _round(moments: Moments, extents: dict[str, Extent], scheme: Scheme) -> Rounded:
+def _round(moments: Moments, extents: dict[str, Extent], scheme: Scheme, stop: Event) -> Rounded:
     node = moments.node
     weight = constant(node.inputs[1])
     assert weight is not None
@@ -214,7 +229,7 @@ def _round(moments: Moments, extents: dict[str, Extent], scheme: Scheme) -> Roun
     zeros = matrix == 0
     # Zeros in a pattern, or pruned away, are worth something only as zeros.
     kept = ~zeros if zeros.mean() >= _SPARSE else None
-    integers, scale = round_matrix(matrix, blocks, scheme.weight_bits, floor, tied=tied, kept=kept)
+    integers, scale = round_matrix(matrix, blocks, scheme.weight_bits, floor, tied=tied, kept=kept, stop=stop)
     shift = None
     if correctable:
         got, wanted = (np.einsum("gok,gk->go", array, moments.mean) for array in (integers, matrix))
