@@ -9,7 +9,7 @@ from typing import Any
 
 from edgepack import device as devices
 from edgepack import inputs, target
-from edgepack.building.plan import default_target
+from edgepack.building.runtimes import default_target
 from edgepack.bundles import bundle
 from edgepack.cost import Cost, cost_of
 from edgepack.errors import EdgepackError, ShapeNeeded

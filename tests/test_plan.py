@@ -8,7 +8,8 @@ import pytest
 
 from edgepack import device
 from edgepack import target as targets
-from edgepack.building.plan import AS_IS, Plan, consequences, plan
+from edgepack.building.plan import AS_IS, Plan, plan
+from edgepack.building.runtimes import consequences
 from edgepack.bundles import pins
 from edgepack.device import Device, System
 from edgepack.errors import DataNeeded, MissingExtra, UnfitDevice, UnknownTarget, UsageError

@@ -18,7 +18,8 @@ from onnx import helper, numpy_helper
 import edgepack
 from edgepack import _root, device, target
 from edgepack.building import pipeline
-from edgepack.building.plan import consequences, plan
+from edgepack.building.plan import plan
+from edgepack.building.runtimes import consequences
 from edgepack.bundles import bundle, here, pins
 from edgepack.data.reading import read
 from edgepack.device import System

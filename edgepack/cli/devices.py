@@ -41,7 +41,7 @@ def show_device(
     from dataclasses import asdict
 
     from edgepack import device
-    from edgepack.building.plan import consequences
+    from edgepack.building.runtimes import consequences
 
     found = device.find(board, devices_file)
     meaning = consequences(found)

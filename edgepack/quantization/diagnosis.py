@@ -11,7 +11,8 @@ import numpy as np
 
 from edgepack import inputs, target
 from edgepack.building.cleaning import cleaned, shaped
-from edgepack.building.plan import default_target, scheme_for
+from edgepack.building.plan import scheme_for
+from edgepack.building.runtimes import default_target
 from edgepack.cost import layer_shares
 from edgepack.data import preprocess as preprocessing
 from edgepack.data import reading
