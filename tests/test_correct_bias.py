@@ -179,3 +179,39 @@ def test_samples_of_several_sizes_count_alike(tmp_path: Path) -> None:
 
     wanted = mean(model)
     assert np.abs(mean(corrected) - wanted).max() < 0.15 * np.abs(mean(plain) - wanted).max()
+
+
+def test_a_layer_that_none_of_the_first_samples_reaches_keeps_its_bias(tmp_path: Path) -> None:
+    """It is run for the rows that are large: for one, behind those that means are taken over."""
+    model = models.in_edgepack(
+        models.model(
+            [
+                helper.make_node("Gemm", ["x", "w"], ["h"], transB=1),
+                helper.make_node("ReduceMax", ["h"], ["best"], axes=[1], keepdims=0),
+                helper.make_node("Greater", ["best", "least"], ["large"]),
+                helper.make_node("Compress", ["h", "large"], ["chosen"], axis=0),
+                helper.make_node("Gemm", ["chosen", "w2", "b2"], ["k"], transB=1),
+                helper.make_node("ReduceSum", ["k"], ["sum"], keepdims=0),
+                helper.make_node("Add", ["h", "sum"], ["y"]),
+            ],
+            {"x": ["N", 8]},
+            {"y": ["N", 8]},
+            {
+                "w": np.eye(8, dtype=np.float32),
+                "least": np.array(5, np.float32),
+                "w2": models.random((4, 8), 2),
+                "b2": models.random((4,), 3),
+            },
+        )
+    )
+    x = np.clip(models.random((100, 8)), -2, 2)
+    x[90, 3] = 6.0
+    samples = samples_of(tmp_path, model, x)
+    for scheme in (target.load("onnxruntime").SCHEME, target.load("openvino").SCHEME):
+        ready = prepare(model, scheme, samples)
+        assert "k" in ready.layers and ready.extents["chosen"].high == 6.0
+        layers = correct_biases(model, scheme, ready.ranges, ready.layers, samples, means=ready.means).layers
+        assert all(np.isfinite(one.shift).all() for one in layers.values() if one.shift is not None)
+        built = quantize(model, scheme, ready.ranges, layers).model
+        wanted, got = (Session(one).run({"x": x[88:93]})["y"] for one in (model, built))
+        np.testing.assert_allclose(got, wanted, atol=0.3)

@@ -9,7 +9,7 @@ from onnx import helper
 
 from edgepack import target
 from edgepack.passes.logits import logits
-from edgepack.passes.quantize import observed_tensors
+from edgepack.passes.placement import place
 from edgepack.reference import Session
 from tests import models
 
@@ -76,4 +76,4 @@ def test_the_same_tensors_are_quantized() -> None:
     model = models.in_edgepack(proto)
     for name in ("onnxruntime", "openvino"):
         scheme = target.load(name).SCHEME
-        assert observed_tensors(logits(model), scheme) == observed_tensors(model, scheme)
+        assert place(logits(model), scheme).tensors == place(model, scheme).tensors

@@ -279,3 +279,16 @@ def test_a_model_without_layers_says_so() -> None:
     model = models.in_edgepack(models.model([helper.make_node("Relu", ["x"], ["y"])], {"x": ["N", 4]}, {"y": ["N", 4]}))
     with pytest.raises(UnsupportedOperator, match="no Conv, Gemm or MatMul"):
         quantize(model, ORT, {})
+
+
+@pytest.mark.parametrize("taken", ["w_q", "w_scale", "x_scale", "w_zero_point", "x_zero_point"])
+def test_constants_of_the_model_may_have_any_name(taken: str, tmp_path: Path) -> None:
+    nodes = [helper.make_node("Gemm", ["x", "w"], ["h"], transB=1), helper.make_node("Add", ["h", taken], ["y"])]
+    constants = {"w": models.random((6, 8)), taken: models.random((6,), 2)}
+    model = models.in_edgepack(models.model(nodes, {"x": ["N", 8]}, {"y": ["N", 6]}, constants))
+    x = models.random((64, 8), 3)
+    np.savez(tmp_path / "calib.npz", x=x)
+    ready = prepare(model, ORT, read(tmp_path / "calib.npz", model))
+    built = quantize(ready.model, ORT, ready.ranges, ready.layers).model
+    wanted, got = (Session(one).run({"x": x})["y"] for one in (model, built))
+    assert harness().sqnr_db(wanted, got) > 30

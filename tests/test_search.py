@@ -150,6 +150,17 @@ def test_a_model_without_an_int8_form_is_float_with_the_reason() -> None:
         search(Recurrent(points={}), 0.5, shares={}, fallback=False)
 
 
+def test_why_int8_was_not_taken_is_not_what_another_precision_is_refused_for() -> None:
+    class Slow(Known):
+        def judge(self, precision: str, keep_float: frozenset[str]) -> Quality:
+            if precision == "dynamic":
+                raise UnsupportedOperator("nothing here is computed in dynamic int8", "fp32")
+            return super().judge(precision, keep_float)
+
+    choice = search(Slow(points={}, slow=0.5), 0.5, shares=SHARES, fallback=True, others=["dynamic"])
+    assert choice.chosen.precision == "fp32" and choice.reason.startswith("int8 is no faster here than float")
+
+
 def test_a_margin_is_kept_but_never_more_than_half_the_budget() -> None:
     assert judged("int8", (), quality(0.3, error=0.1), 0.5).keeps
     assert not judged("int8", (), quality(0.45, error=0.1), 0.5).keeps

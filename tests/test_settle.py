@@ -17,6 +17,7 @@ from edgepack.passes.quantize import quantize
 from edgepack.quantization.preparation import prepare
 from edgepack.quantization.settle import HELD, hold_back, settle
 from edgepack.reference import Session
+from edgepack.statistics.stream import few
 from tests import models
 
 ORT = target.load("onnxruntime").SCHEME
@@ -34,9 +35,39 @@ def test_samples_are_held_back_where_there_are_enough(count: int, tmp_path: Path
     prepared, held = hold_back(samples)
     one, other = ({part.digest(i) for i in range(part.count)} for part in (prepared, held))
     if count < 2 * HELD:
-        assert prepared is held is samples
+        assert prepared is held and one == {samples.digest(i) for i in range(count)}
     else:
         assert len(other) == HELD and not one & other and len(one | other) == count
+
+
+def test_means_are_taken_over_samples_from_all_of_a_sorted_set(tmp_path: Path) -> None:
+    model = models.in_edgepack(models.convnet())
+    sorted_by_class = np.repeat(np.arange(10, dtype=np.float32), 40)[:, None, None, None] * np.ones((1, 3, 16, 16))
+    prepared, held = hold_back(samples_of(tmp_path, model, sorted_by_class.astype(np.float32)))
+    for part in (few(prepared), held):
+        assert {float(feed["x"].flat[0]) for feed in part} == set(range(10))
+
+
+def test_a_model_that_finds_more_in_int8_is_settled(tmp_path: Path) -> None:
+    """A detector's answers have as many rows as it found: other numbers in int8, and none at all for some images."""
+    proto = models.model(
+        [
+            helper.make_node("Gemm", ["x", "w"], ["h"], transB=1),
+            helper.make_node("ReduceMax", ["h"], ["best"], axes=[1], keepdims=0),
+            helper.make_node("Greater", ["best", "least"], ["found"]),
+            helper.make_node("Compress", ["h", "found"], ["y"], axis=0),
+        ],
+        {"x": [1, 8]},
+        {"y": ["n", 8]},
+        {"w": models.random((8, 8)), "least": np.array(2.5, np.float32)},
+    )
+    model = models.in_edgepack(proto)
+    x = models.random((90, 8), 3)
+    found = [len(Session(model).run({"x": row[None]})["y"]) for row in x]
+    assert 10 < sum(found) < 80
+    prepared, held = hold_back(samples_of(tmp_path, model, x))
+    settled = settle(prepare(model, ORT, prepared, held=held), ORT, prepared, held)
+    assert all(figure > 5 for figure in settled.sqnr_db.values())
 
 
 def test_the_best_of_the_forms_is_taken(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from onnx import helper
 
 from edgepack import target
 from edgepack.data.reading import read
-from edgepack.data.samples import Samples
+from edgepack.data.samples import Samples, subset
 from edgepack.errors import SamplesError
 from edgepack.model import Model
 from edgepack.passes.placement import place
@@ -83,8 +83,19 @@ def test_an_activation_that_is_no_number_is_named(operator: str, tmp_path: Path)
     )
     x = np.ones((8, 4), np.float32)
     x[5, 2] = 200 if operator == "Exp" else -1
-    with pytest.raises(SamplesError, match="'e' is NaN or infinite on sample"):
+    with pytest.raises(SamplesError, match="'e' is NaN or infinite on sample 5 of"):
         extents(model, samples_of(tmp_path, model, x), ["e"])
+
+
+def test_of_some_samples_the_one_at_fault_is_named_by_its_place_in_the_source(tmp_path: Path) -> None:
+    model = models.in_edgepack(
+        models.model([helper.make_node("Exp", ["x"], ["y"])], {"x": ["N", 4]}, {"y": ["N", 4]}, {})
+    )
+    x = np.ones((20, 4), np.float32)
+    x[13] = 200
+    some = subset(subset(samples_of(tmp_path, model, x), range(1, 20, 2)), range(2, 9))
+    with pytest.raises(SamplesError, match="on sample 13 of"):
+        extents(model, some, ["y"])
 
 
 @given(st.lists(st.floats(-(2.0**99), 2.0**99, width=32), min_size=1, max_size=40), st.integers(1, 7))

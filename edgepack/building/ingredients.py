@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from edgepack.building.plan import Plan
@@ -56,6 +56,10 @@ class Ingredients:
     sparse: bool = False
     # Filled by `_kept_wide`, by precision.
     wide: dict[str, Wide] = field(default_factory=dict)
+
+    def with_model(self, clean: Model, **more: Any) -> Ingredients:
+        """The same for another clean model, of which nothing is known yet."""
+        return replace(self, clean=clean, known={}, wide={}, **more)
 
     @property
     def pictures(self) -> Samples | None:

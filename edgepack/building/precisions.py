@@ -29,7 +29,7 @@ def settled(given: Ingredients, progress: Progress) -> Settled:
             given.clean,
             scheme,
             samples,
-            held=held if samples is not given.data else None,
+            held=held if held is not samples else None,
             progress=lambda done, total: progress("calibrating", done, total),
         )
         given.known["int8"] = settle(

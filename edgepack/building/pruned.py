@@ -15,7 +15,7 @@ from edgepack.building.plan import AS_IS, Plan
 from edgepack.building.precisions import lowered_form
 from edgepack.data.samples import Feed, subset
 from edgepack.data.samples import spread as places
-from edgepack.errors import DataNeeded, UnfitDevice, UsageError
+from edgepack.errors import DataNeeded, UnfitDevice, UnsupportedOperator, UsageError
 from edgepack.model import Model
 from edgepack.passes import PassResult
 from edgepack.passes.fit_format import fit_format
@@ -103,7 +103,7 @@ def made_sparse(given: Ingredients, progress: Progress) -> Ingredients:
     made = two_of_four(given.clean, given.data, progress=lambda done, total: progress("pruning to 2:4", done, total))
     step = PassResult(model=made.model, note=str(made.report)).step("two_of_four", given.clean)
     told = {"pattern": PATTERN, **made.report.to_json()}
-    return replace(given, clean=made.model, known={}, sparse=True, pruning=told, steps=(*given.steps, step))
+    return given.with_model(made.model, sparse=True, pruning=told, steps=(*given.steps, step))
 
 
 def pruned(given: Ingredients, budget: Budget, importance: str, progress: Progress) -> tuple[Ingredients, Pruning]:
@@ -123,13 +123,23 @@ def pruned(given: Ingredients, budget: Budget, importance: str, progress: Progre
             ratio=latency,
             progress=progress,
         )
-        ratio = latency(found.model) if given.plan.measurable_here else None
+        precision, ratio = given.plan.precision, None
+        if given.plan.measurable_here:
+            try:
+                ratio = latency(found.model)
+            except UnsupportedOperator:
+                if not given.plan.on_trial:
+                    raise
+                precision = given.plan.plain  # which takes the place of what was tried
+    if precision != given.plan.precision:
+        plain = replace(given, plan=replace(given.plan, precision=precision))
+        with timed_beside(plain, given.clean, progress) as latency:
+            ratio = latency(found.model)
     if ratio is not None and ratio * FASTER > 1:
-        return given, Pruning(report=found.report, ratio=ratio, declined=_slower(ratio, given.plan.precision))
+        return given, Pruning(report=found.report, ratio=ratio, declined=_slower(ratio, precision))
     told = Pruning(report=found.report, ratio=ratio)
     step = PassResult(model=found.model, note="channels pruned").step("prune", given.clean)
-    given = replace(given, clean=found.model, known={}, pruning=told.to_json(), steps=(*given.steps, step))
-    return given, told
+    return given.with_model(found.model, pruning=told.to_json(), steps=(*given.steps, step)), told
 
 
 @contextlib.contextmanager
@@ -164,7 +174,7 @@ def _loaded(given: Ingredients, model: Model, folder: Path) -> Callable[[Feed], 
         ready = prepare(model, plan.scheme, few, steps=_TIMED)
         form = quantize(ready.model, plan.scheme, ready.ranges, ready.layers, ready.unseen).model
     else:
-        form = lowered_form(replace(given, clean=model, known={}), plan.precision, lambda what, done, total: None)[0]
+        form = lowered_form(given.with_model(model), plan.precision, lambda what, done, total: None)[0]
     fitted = fit_format(form, plan.reads, plan.runtime[0]).model
     file = plan.target.lower(given.border.floats(fitted), folder)
     return plan.load(folder / file)
@@ -187,6 +197,13 @@ def faster_or_whole(
     return *choose(whole, folder), whole, replace(told, ratio=ratio, declined=declined)
 
 
+def _times(given: Ingredients, *kept: tuple[Candidate, dict[str, Any]]) -> list[float]:
+    """Milliseconds of each, where they were measured on a machine that tells; nothing if they were not."""
+    if any(promise["latency_on"] != "this machine" for _, promise in kept) or not given.plan.measurable_here:
+        return []
+    return [candidate.latency["models"]["model"]["p50_ms"] for candidate, _ in kept if candidate.latency]
+
+
 def _slower(ratio: float, precision: str) -> str:
     return f"pruning declined: the pruned model takes {ratio:.2f} times as long here in {precision}"
 
@@ -201,7 +218,7 @@ def kept_or_whole(
         return candidate, promise, given, told
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-whole-") as scratch:
         other, kept = make(whole, Path(scratch))
-        times = [one.latency["models"]["model"]["p50_ms"] for one in (candidate, other) if one.latency]
+        times = _times(given, (candidate, promise), (other, kept))
         if promise["kept"] and (not kept["kept"] or not times or times[0] * FASTER < times[1]):
             return candidate, promise, given, told
         empty(folder)

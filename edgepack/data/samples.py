@@ -11,7 +11,7 @@ import numpy as np
 from edgepack.data.preprocess import Spec
 
 Feed = dict[str, np.ndarray]
-# Numbers in the inputs of so many samples that ranges of channels no longer move.
+# Numbers in the inputs of so many samples that means and ranges of channels no longer move.
 _VALUES = 4_000_000
 
 
@@ -54,12 +54,18 @@ class Samples:
     # Where images are the input: how they became tensors, which input they feed, and the pixels of sample i.
     spec: Spec | None = None
     pixels: Callable[[int], np.ndarray] | None = field(default=None, repr=False)
+    # Where the samples stood in the source, if these are some of them.
+    places: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return self.count
 
     def __iter__(self) -> Iterator[Feed]:
         return (self.read(index) for index in range(self.count))
+
+    def place(self, index: int) -> int:
+        """Where in the source a sample stands."""
+        return index if self.places is None else self.places[index]
 
     def first(self, count: int) -> list[Feed]:
         return [self.read(index) for index in range(min(count, self.count))]
@@ -88,9 +94,9 @@ def spread(count: int, wanted: int) -> list[int]:
     return sorted({int(place) for place in np.linspace(0, count - 1, min(wanted, count))})
 
 
-def enough(samples: Samples, most: int) -> int:
-    """How many of the samples settle a channel's range: `most`, fewer where each is large, 8 at least."""
-    return min(max(_VALUES // numbers(samples), 8), most, samples.count)
+def enough(samples: Samples, most: int, least: int = 8) -> int:
+    """How many of the samples settle a channel's range or mean: `most`, fewer where each is large."""
+    return min(max(_VALUES // numbers(samples), least), most, samples.count)
 
 
 def numbers(samples: Samples) -> int:
@@ -114,6 +120,7 @@ def subset(samples: Samples, places: Sequence[int]) -> Samples:
         names=tuple(samples.names[place] for place in places) if samples.names is not None else None,
         in_order=False,
         pixels=(lambda index: pixels(places[index])) if pixels is not None else None,
+        places=tuple(samples.place(place) for place in places),
     )
 
 

@@ -130,8 +130,12 @@ def typically_apart(answers: Iterable[Feed], references: Sequence[Feed]) -> floa
         name, wanted = first_float(reference)
         if wanted is None:
             continue
+        if not wanted.size:
+            continue
         rows = wanted.reshape(len(wanted) if wanted.ndim > 1 else 1, -1).astype(np.float64)
-        errors.append(((answer[name].reshape(rows.shape) - rows) ** 2).sum(axis=1))
+        # Where the number of detections differs nothing of the signal is right.
+        given = answer[name].reshape(rows.shape) if answer[name].shape == wanted.shape else 0.0
+        errors.append(((given - rows) ** 2).sum(axis=1))
         signal += float((rows**2).sum())
     error = np.concatenate(errors) if errors else np.zeros(1)
     mean = float(error.mean())

@@ -7,22 +7,6 @@ from dataclasses import dataclass, field
 
 from edgepack.model import Model
 
-# The order in which `edgepack.pipeline` applies them.
-ORDER = (
-    "raise_opset",
-    "fix_shapes",
-    "simplify",
-    "fuse_activations",
-    "fold_batchnorm",
-    "half",
-    "weight_only",
-    "dynamic",
-    "quantize",
-    "half_arithmetic",
-    "fit_format",
-    "public_layout",
-)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Step:

@@ -111,7 +111,13 @@ class Stretch:
 
 def stretch(found: Answering, answers: Sequence[Feed], wanted: Sequence[Feed]) -> Stretch:
     """Factor and offsets with which answers are on average those that were wanted, to the same feeds."""
-    pairs = [(_by_channel(got, found), _by_channel(right, found)) for got, right in zip(answers, wanted, strict=True)]
+    pairs = [
+        (_by_channel(got, found), _by_channel(right, found))
+        for got, right in zip(answers, wanted, strict=True)
+        if got[found.output].shape == right[found.output].shape  # a detector may find one more, or one less
+    ]
+    if not any(len(got) for got, _ in pairs):
+        return Stretch(found=found, factor=1.0, offset=np.zeros(1))
     rows = sum(len(got) for got, _ in pairs)
     mean, aim = (sum(one.sum(axis=0, dtype=np.float64) for one in side) / rows for side in zip(*pairs, strict=True))
     both = own = 0.0

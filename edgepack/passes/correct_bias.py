@@ -2,7 +2,7 @@
 
 Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction" (2019), in the empirical form of
 their appendix D: each layer is corrected with all layers before it quantized and corrected. The quantized net is cut
-before every layer, and each piece runs once, in integers, on what the pieces before it gave. A layer's mean output is
+before every layer, and each piece runs once on what the pieces before it gave. A layer's mean output is
 what it answers to its mean input, since it is linear: one run of the layer by itself tells it.
 """
 
@@ -20,7 +20,7 @@ from onnx import helper, numpy_helper
 
 from edgepack.data.samples import Feed, Samples
 from edgepack.model import Model
-from edgepack.passes.correct_answers import answering, stretch
+from edgepack.passes.correct_answers import Answering, answering, stretch
 from edgepack.passes.placement import place
 from edgepack.passes.quantize import Rounded, quantize
 from edgepack.quantization.layer import output_axis
@@ -95,7 +95,12 @@ def correct_biases(
     if means is None:
         means = output_means(model, scheme, samples, memory)
     seen = few(samples)
-    corrected = {name: axis for name, axis in _correctable(model, scheme, keep_float).items() if name in layers}
+    # A layer that none of these samples reaches has no mean.
+    corrected = {
+        name: axis
+        for name, axis in _correctable(model, scheme, keep_float).items()
+        if name in layers and np.ndim(means[name])
+    }
     # Each gets a bias, which is moved while the pieces run.
     moved = {
         name: replace(known, shift=np.zeros(len(means[name]))) if name in corrected and known.shift is None else known
@@ -108,7 +113,7 @@ def correct_biases(
     linear = {layer.start: layer for layer in found if layer is not None}
     looked_at: list[dict[str, np.ndarray]] = [dict(feed) for feed in seen.batches(seen.batch())]
     others = [dict(feed) for feed in answered or ()]
-    ends = [end for end in answering(model) if end.layer in layers and end.layer not in keep_float]
+    ends = ends_of(model, layers, keep_float)
     if ends and wanted is None:
         wanted = answers_to(looked_at, model)
     live = looked_at + others
@@ -121,6 +126,8 @@ def correct_biases(
 
         def correct(layer: Layer) -> None:
             sums = summed_input(layer.data, [looked_at[worker::workers] for worker in range(workers)], pool)
+            if not sums:  # what decides whether it is reached went the other way
+                return
             drift = layer.mean_output(sums) - means[layer.name]
             layer.move_bias(-drift)
             known = result[layer.name]
@@ -130,21 +137,27 @@ def correct_biases(
 
         if pending and pending[0] == 0:
             correct(linear[pending.pop(0)])
-        to_the_end = answered is None or len(answered) > 0 or bool(ends)
-        for piece in pieces(proto, [*pending, *([len(proto.graph.node)] if to_the_end else [])], live[0]):
+        whole = answered is None or bool(ends)  # what the samples themselves are answered
+        to_the_end = [len(proto.graph.node)] if whole or others else []
+        for piece in pieces(proto, [*pending, *to_the_end], live[0]):
             session = Session(piece.proto, threads=1 if workers > 1 else 0, fuse_integers=scheme.fuses_here)
-            for _ in pool.map(partial(_advance, piece, session), live):
+            for _ in pool.map(partial(_advance, piece, session), live if pending or whole else others):
                 pass
             if pending:
                 correct(linear[pending.pop(0)])
     outputs = [output.name for output in proto.graph.output]
-    own = [{name: values[name] for name in outputs} for values in looked_at] if to_the_end else []
+    own = [{name: values[name] for name in outputs} for values in looked_at] if whole else []
     answers = own if answered is None else [{name: values[name] for name in outputs} for values in others]
     for end in ends:
         corrected_end = stretch(end, own, wanted or ())
         result[end.layer] = corrected_end.layer(result[end.layer])
         answers = [{**feed, end.output: corrected_end.answer(feed[end.output])} for feed in answers]
     return Corrected(layers=result, answers=answers)
+
+
+def ends_of(model: Model, layers: Collection[str], keep_float: Collection[str]) -> list[Answering]:
+    """The rounded layers whose numbers the outputs are, which are corrected in scale."""
+    return [end for end in answering(model) if end.layer in layers and end.layer not in keep_float]
 
 
 def _advance(piece: Piece, session: Session, values: dict[str, np.ndarray]) -> None:
@@ -172,6 +185,8 @@ def _summed(data: str, share: Sequence[Feed]) -> Sums:
     sums: Sums = {}
     for values in share:
         array = values[data]
+        if not len(array):
+            continue
         shape = array.shape[1:]
         summed, rows = sums.get(shape, (np.zeros(shape, np.int32), 0))
         for row in array:

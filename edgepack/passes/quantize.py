@@ -15,6 +15,7 @@ import onnx_ir as ir
 from edgepack.errors import UnsupportedOperator
 from edgepack.model import Model, constant
 from edgepack.passes import PassResult
+from edgepack.passes.edits import initializer
 from edgepack.passes.placement import Placement, bias_in, place
 from edgepack.passes.saturate import write_saturating
 from edgepack.quantization.layer import added_bias, addition, channel_axis
@@ -73,7 +74,8 @@ def quantize(
         _write_weights(result.ir.graph, node, grids, scheme, weights, (layers or {}).get(str(node.outputs[0].name)))
     for node in placement.light:
         _write_constants(result.ir.graph, node, scheme)
-    values = ir.convenience.create_value_mapping(result.ir.graph)
+    values = {str(value.name): value for value in result.ir.graph.inputs}
+    values |= {str(value.name): value for node in result.ir.graph for value in node.outputs}
     for name in placement.tensors:
         readers = placement.readers.get(name, ()) if scheme.apart else None
         _write_pair(result.ir.graph, values[name], grids[name], readers)
@@ -86,17 +88,6 @@ def quantize(
     if placement.left_float:
         note += "; float: " + ", ".join(f"{n}× {what}" for what, n in placement.left_float.most_common(4))
     return PassResult(model=result, note=note, figures={k: float(v) for k, v in counts.items()})
-
-
-def observed_tensors(model: Model, scheme: Scheme) -> list[str]:
-    """The tensors whose ranges `quantize` will need.
-
-    Raises:
-        UnsupportedOperator: nothing in the model can be quantized; it says why.
-    """
-    placement = place(model, scheme)
-    refuse_empty(placement)
-    return list(placement.tensors)
 
 
 def refuse_empty(placement: Placement) -> None:
@@ -213,7 +204,7 @@ def _shift_behind(graph: ir.Graph, node: ir.Node, shift: np.ndarray) -> None:
     assert added is not None and bias is not None
     reader, index = added
     shifted = (bias - shift).astype(np.float32)
-    reader.replace_input_with(index, _initializer(graph, f"{node.outputs[0].name}_shifted", shifted))
+    reader.replace_input_with(index, initializer(graph, f"{node.outputs[0].name}_shifted", shifted))
 
 
 def _write_bias(
@@ -230,7 +221,7 @@ def _write_bias(
     if len(reader.inputs) <= index:
         reader.resize_inputs(index + 1)
     if scheme.bias_bits == 0:
-        reader.replace_input_with(index, _initializer(graph, name, bias.astype(np.float32)))
+        reader.replace_input_with(index, initializer(graph, name, bias.astype(np.float32)))
         return
     integers = np.clip(np.rint(bias / scale.astype(np.float64)), -(2**31), 2**31 - 1).astype(np.int32)
     bias_grid = Grid(scale=scale, zero_point=np.zeros(scale.shape, np.int32))
@@ -260,9 +251,9 @@ def _dequantized(
     """A DequantizeLinear of constants, placed before a node."""
     unique = f"{name}_{serial}" if f"{name}_q" in graph.initializers else name
     inputs = [
-        _initializer(graph, f"{unique}_q", integers),
-        _initializer(graph, f"{unique}_scale", np.asarray(grid.scale)),
-        _initializer(graph, f"{unique}_zero_point", np.asarray(grid.zero_point)),
+        initializer(graph, f"{unique}_q", integers),
+        initializer(graph, f"{unique}_scale", np.asarray(grid.scale)),
+        initializer(graph, f"{unique}_zero_point", np.asarray(grid.zero_point)),
     ]
     attributes = {} if axis is None else {"axis": axis}
     node = ir.node("DequantizeLinear", inputs, attributes=attributes, name=f"{unique}_DequantizeLinear")
@@ -276,8 +267,8 @@ def _write_pair(graph: ir.Graph, value: ir.Value, grid: Grid, readers: Iterable[
     """Q/DQ on a tensor; these readers, else every one and the graph's output, take the dequantized value."""
     name = str(value.name)
     uses = list(value.uses() if readers is None else readers)
-    scale = _initializer(graph, f"{name}_scale", np.asarray(grid.scale))
-    zero = _initializer(graph, f"{name}_zero_point", np.asarray(grid.zero_point))
+    scale = initializer(graph, f"{name}_scale", np.asarray(grid.scale))
+    zero = initializer(graph, f"{name}_zero_point", np.asarray(grid.zero_point))
     quantized = ir.node("QuantizeLinear", [value, scale, zero], name=f"{name}_QuantizeLinear")
     restored = ir.node("DequantizeLinear", [quantized.outputs[0], scale, zero], name=f"{name}_DequantizeLinear")
     quantized.outputs[0].name = f"{name}_quantized"
@@ -296,14 +287,6 @@ def _write_pair(graph: ir.Graph, value: ir.Value, grid: Grid, readers: Iterable[
         if result is value and producer is not None and readers is None:  # an input keeps its name
             value.name, output.name = f"{name}_float", name
             graph.outputs[index] = output
-
-
-def _initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
-    if name in graph.initializers:
-        return graph.initializers[name]
-    value = ir.val(name, const_value=ir.Tensor(np.ascontiguousarray(array).reshape(array.shape), name=name))
-    graph.register_initializer(value)
-    return value
 
 
 def _drop_unused(graph: ir.Graph) -> None:

@@ -126,6 +126,7 @@ def _search(
             "metric": promised.judge.metric_name,
             "metric_code": code_of(promised.judge.metric_name),
             "decode": promised.decode,
+            "fallback": decision.on_trial,
             "on": promised.on,
             "pruned": None if given.pruning is None else given.clean.digest(),
             "border": [given.border.layout, *(state.entry() for state in given.border.states)],

@@ -57,7 +57,7 @@ class Choice:
 
 
 class Forms(Protocol):
-    """What the search can do with a form; edgepack.candidate does it for real."""
+    """What the search can do with a form; promise/trials.py does it for real."""
 
     def judge(self, precision: str, keep_float: frozenset[str]) -> Quality:
         """The form's quality on the search part, in the target's own runtime.
@@ -152,7 +152,8 @@ class _Search:
         except UnsupportedOperator as error:
             if not self.fallback:
                 raise
-            self.why_not = error.message
+            if precision == "int8":
+                self.why_not = error.message
             return None
         trial = judged(precision, names, quality, self.budget)
         self.trials.append(trial)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -36,7 +37,7 @@ Form = tuple[str, frozenset[str]]
 
 @dataclass(kw_only=True)
 class Trials:
-    """The search's hands (edgepack.search.Forms). Files go to `scratch`, a form that is lowered stays there."""
+    """The search's hands (promise/search.py, Forms). Files go to `scratch`, a form that is lowered stays there."""
 
     given: Ingredients
     judge_: Judge | None
@@ -67,8 +68,7 @@ class Trials:
     def _time_on(self, form: Form, host: str) -> float:
         """Milliseconds (p50) of a form as a bundle on a device."""
         if form not in self.there:
-            folder = self.scratch / f"bundle{len(self.there)}"
-            folder.mkdir()
+            folder = Path(tempfile.mkdtemp(dir=self.scratch))
             make(replace(self.given, judge=None), form[0], folder, 0.1, self.progress, form[1])
             result = bench(
                 folder,
@@ -105,8 +105,7 @@ class Trials:
             model, *_ = fitted_form(self.given, form[0], self.progress, form[1])
             if plan.stand_in:
                 model = emulated(model)
-            folder = self.scratch / str(len(self.files))
-            folder.mkdir()
+            folder = Path(tempfile.mkdtemp(dir=self.scratch))
             self.files[form] = folder / plan.target.lower(self.given.border.floats(model), folder)
         return plan.load(self.files[form])
 

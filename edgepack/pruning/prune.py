@@ -12,6 +12,7 @@ from edgepack.data.samples import Feed, Samples
 from edgepack.device import CHANNELS
 from edgepack.errors import PruningError, UsageError
 from edgepack.model import Model
+from edgepack.progress import Progress
 from edgepack.pruning.budget import Budget
 from edgepack.pruning.distance import distance
 from edgepack.pruning.groups import Dependencies, dependencies
@@ -23,7 +24,6 @@ from edgepack.pruning.surgery import Cut, untangled
 from edgepack.pruning.survey import MOST, Survey, small, survey
 from edgepack.reference import answers_to
 
-Progress = Callable[[str, int, int], None]
 # A model's latency as a share of the original's.
 Ratio = Callable[[Model], float]
 _LATENCY_TRIES = 6

@@ -92,7 +92,7 @@ def wide_nodes(model: Model, samples: Samples | None) -> Wide:
         if value.name and value.dtype == ir.DataType.FLOAT and value.name not in graph.initializers
     ]
     seen: dict[str, HalfExtent] = {}
-    few = subset(samples, spread(samples.count, enough(samples, _SAMPLES)))
+    few = subset(samples, spread(samples.count, enough(samples, _SAMPLES, least=16)))
     for finished in stream(typed, watched, few):
         seen.update({observer.tensor: observer for observer in finished})
     why: dict[str, str] = {}

@@ -13,7 +13,7 @@ from functools import cache
 
 from edgepack.data.samples import Feed, Samples, spread, subset
 from edgepack.metrics.merit import typically_apart
-from edgepack.passes.correct_bias import correct_biases
+from edgepack.passes.correct_bias import correct_biases, ends_of
 from edgepack.passes.logits import logits
 from edgepack.passes.placement import place
 from edgepack.passes.quantize import Rounded, quantize
@@ -44,7 +44,7 @@ class Settled:
     scheme: Scheme
     samples: Samples
     sequential: bool
-    wanted: Sequence[Feed]
+    wanted: Sequence[Feed] | None
     corrected: Mapping[str, Rounded]
     sqnr_db: dict[str, float]
 
@@ -73,10 +73,17 @@ def hold_back(samples: Samples) -> tuple[Samples, Samples]:
 
     Ranges are to see both (preparation.prepare's `held`): what is clipped because it was held back is no fair trial.
     """
-    held = spread(samples.count, HELD)
     if samples.count < 2 * HELD:
+        samples = _mixed(samples)
         return samples, samples
-    return subset(samples, [i for i in range(samples.count) if i not in held]), subset(samples, held)
+    held = spread(samples.count, HELD)
+    return _mixed(subset(samples, [i for i in range(samples.count) if i not in held])), subset(samples, held)
+
+
+def _mixed(samples: Samples) -> Samples:
+    """The samples with those first that means are taken over, far apart: sets are often sorted by class."""
+    first = spread(samples.count, few(samples).count)
+    return subset(samples, [*first, *sorted(set(range(samples.count)) - set(first))])
 
 
 def settle(
@@ -101,7 +108,9 @@ def settle(
     placement = place(ready.model, scheme, ready.unseen)
     answered = None if alike else feeds
     means = ready.means or None
-    wanted = references if alike else answers_to(list(seen.batches(seen.batch())), answering)
+    wanted = references if alike else None
+    if wanted is None and ends_of(answering, ready.layers, ready.unseen):
+        wanted = answers_to(list(seen.batches(seen.batch())), answering)
     forms: dict[str, Settled] = {}
     figures: dict[str, float] = {}
 

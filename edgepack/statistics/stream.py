@@ -23,7 +23,7 @@ Progress = Callable[[int, int], None]
 # What observing may take beyond the float model itself, in bytes.
 MEMORY = 1_000_000_000
 # Samples after which a mean has settled: so many images, and of small samples those that hold so many numbers.
-_IMAGES, _MOST = 16, 256
+_IMAGES, _MOST = 16, 64
 _NUMBERS = 32_768
 
 
@@ -92,7 +92,9 @@ def stream(
             for given, start, stop, looking in stages:
                 for seen, feed in _feeds(given, batch, start, stop):
                     if looking:
-                        _look(shown.at(feed, looking), looking, pool, f"sample {seen} of {given.source}")
+                        blind = _look(shown.at(feed, looking), looking, pool)
+                        if blind is not None:
+                            raise _not_finite(shown, blind, given, range(seen, min(seen + batch, stop)))
                     done += min(batch, min(stop, given.count) - seen)
                     if progress:
                         progress(done, total)
@@ -131,14 +133,24 @@ class _Shown:
         return {**feed, **(self.session.run(feed, names) if self.session is not None and names else {})}
 
 
-def _look(shown: Feed, observers: Sequence[AnyObserver], pool: ThreadPoolExecutor, where: str) -> None:
+def _look(shown: Feed, observers: Sequence[AnyObserver], pool: ThreadPoolExecutor) -> AnyObserver | None:
+    """The first observer that saw something other than finite numbers."""
     looking = [observer for observer in observers if shown[observer.tensor].size]
-    for observer, sound in zip(looking, pool.map(partial(_show, shown), looking), strict=True):
-        if not sound:
-            raise SamplesError(
-                f"tensor {observer.tensor!r} is NaN or infinite on {where}",
-                "look at that sample and its preprocessing; the model may overflow on it",
-            )
+    looked = zip(looking, pool.map(partial(_show, shown), looking), strict=True)
+    return next((observer for observer, sound in [*looked] if not sound), None)
+
+
+def _not_finite(shown: _Shown, observer: Observer, given: Samples, joined: range) -> SamplesError:
+    """Which of the samples that were joined in a feed the tensor is not finite on."""
+
+    def sound(index: int) -> bool:
+        return bool(np.isfinite(shown.at(given.read(index), [observer])[observer.tensor]).all())
+
+    guilty = next((index for index in joined if not sound(index)), joined[0])
+    return SamplesError(
+        f"tensor {observer.tensor!r} is NaN or infinite on sample {given.place(guilty)} of {given.source}",
+        "look at that sample and its preprocessing; the model may overflow on it",
+    )
 
 
 def _show(shown: Mapping[str, np.ndarray], observer: Observer) -> bool:
