@@ -48,4 +48,4 @@ def audited(
                 f"label {evaluation.labels.max()} is out of range: the labels file names {len(classes)} classes",
                 "one class a line, in order",
             )
-    return warnings
+    return list(dict.fromkeys(warnings))  # both sets are often alike
