@@ -14,6 +14,7 @@ from onnx import helper
 
 import edgepack
 from edgepack import demo
+from edgepack.building.runtimes import is_installed
 from edgepack.bundles import here
 from edgepack.errors import DoubtfulMeasurement, UsageError, WriteFailed, WrongOutput
 from edgepack.measuring import benchmark, measurement
@@ -21,7 +22,6 @@ from edgepack.metrics.merit import harness
 from tests import models
 from tests.conftest import Run
 from tests.test_harness import reseal
-from tests.test_targets import usable
 
 SHORT: dict[str, Any] = {"threads": 1, "seconds": 0.2, "processes": 2, "min_runs": 2}
 
@@ -83,7 +83,7 @@ def test_the_archive_is_timed_alone(folder: Path) -> None:
     assert edgepack.check(folder.with_name("out.tar.gz"))["ok"]
 
 
-@pytest.mark.skipif(not usable("openvino"), reason="the openvino extra is not installed")
+@pytest.mark.skipif(not is_installed("openvino"), reason="the openvino extra is not installed")
 def test_another_bundle_of_another_target(folder: Path, tmp_path: Path) -> None:
     other = demo.run(tmp_path / "other", target="openvino", seconds=0.1).bundle
     result = edgepack.bench(folder, against=other, **SHORT)

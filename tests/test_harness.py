@@ -17,16 +17,17 @@ from PIL import Image
 
 from edgepack import demo, target
 from edgepack.building.result import Build
+from edgepack.building.runtimes import is_installed
 from edgepack.bundles import here
 from edgepack.metrics.merit import harness
-from tests.test_targets import RUN_HERE, usable
+from tests.test_targets import RUN_HERE
 
 Harness = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture(scope="module", params=RUN_HERE)
 def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Build:
-    if not usable(request.param):
+    if not is_installed(request.param):
         pytest.skip(f"the {request.param} extra is not installed")
     return demo.run(tmp_path_factory.mktemp("demo") / "bundle", target=request.param, seconds=0.3)
 

@@ -17,6 +17,7 @@ from onnx import helper
 
 from edgepack import _root, cost, demo, inputs, target
 from edgepack.building import pipeline
+from edgepack.building.runtimes import is_installed
 from edgepack.bundles import bundle
 from edgepack.errors import UsageError, WriteFailed
 from edgepack.measuring import profiling
@@ -25,10 +26,10 @@ from edgepack.measuring.timeline import events
 from edgepack.render import profile as render_profile
 from tests import models
 from tests.conftest import Run
-from tests.test_targets import RUN_HERE, usable
+from tests.test_targets import RUN_HERE
 
 
-@pytest.fixture(scope="module", params=[name for name in RUN_HERE if usable(name)])
+@pytest.fixture(scope="module", params=[name for name in RUN_HERE if is_installed(name)])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo's network in int8."""
     place = tmp_path_factory.mktemp(request.param) / "out"
@@ -129,7 +130,7 @@ def test_layers_carry_their_outputs_too(folder: Path, result: dict[str, Any]) ->
     assert found and found <= outputs
 
 
-@pytest.mark.parametrize("name", [name for name in RUN_HERE if usable(name)])
+@pytest.mark.parametrize("name", [name for name in RUN_HERE if is_installed(name)])
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_blocks_with_gates_and_residuals(name: str, precision: str, tmp_path: Path) -> None:
     """HardSwish, squeeze-excite and a residual: what runtimes fuse and our passes rewrite."""

@@ -292,3 +292,20 @@ def test_constants_of_the_model_may_have_any_name(taken: str, tmp_path: Path) ->
     built = quantize(ready.model, ORT, ready.ranges, ready.layers).model
     wanted, got = (Session(one).run({"x": x})["y"] for one in (model, built))
     assert harness().sqnr_db(wanted, got) > 30
+
+
+@pytest.mark.parametrize("other", ["w_0", "w_1", "w_2"])
+def test_a_weight_in_two_layouts_takes_no_other_weights_name(other: str, tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Gemm", ["x", other], ["a"]),
+        helper.make_node("Gemm", ["a", "w"], ["b"], transB=1),
+        helper.make_node("Gemm", ["b", "w"], ["y"]),
+    ]
+    weights = {other: models.random((8, 8)), "w": models.random((8, 8), 2)}
+    model = models.in_edgepack(models.model(nodes, {"x": ["N", 8]}, {"y": ["N", 8]}, weights))
+    x = models.random((64, 8), 3)
+    np.savez(tmp_path / "calib.npz", x=x)
+    ready = prepare(model, ORT, read(tmp_path / "calib.npz", model))
+    built = quantize(ready.model, ORT, ready.ranges, ready.layers).model
+    wanted, got = (Session(one).run({"x": x})["y"] for one in (model, built))
+    assert harness().sqnr_db(wanted, got) > 30

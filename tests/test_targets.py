@@ -13,8 +13,9 @@ import pytest
 from onnx import helper
 
 from edgepack import _root, device, target
+from edgepack.building.runtimes import is_installed
 from edgepack.data.reading import read
-from edgepack.errors import MissingExtra, UnknownTarget, UnsupportedOperator
+from edgepack.errors import UnknownTarget, UnsupportedOperator
 from edgepack.metrics.merit import harness
 from edgepack.model import Model
 from edgepack.passes.half import half
@@ -40,17 +41,9 @@ DEVICE_FILES = sorted(
 RUN_HERE = [name for name in target.names() if not target.load(name).STAND_IN]
 
 
-def usable(name: str) -> bool:
-    try:
-        target.load(name).check()
-    except MissingExtra:
-        return False
-    return True
-
-
 @pytest.fixture(params=target.names())
 def name(request: pytest.FixtureRequest) -> str:
-    if not usable(request.param):
+    if not is_installed(request.param):
         pytest.skip(f"the {request.param} extra is not installed")
     return str(request.param)
 

@@ -197,9 +197,9 @@ def faster_or_whole(
     return *choose(whole, folder), whole, replace(told, ratio=ratio, declined=declined)
 
 
-def _times(given: Ingredients, *kept: tuple[Candidate, dict[str, Any]]) -> list[float]:
+def _times(*kept: tuple[Candidate, dict[str, Any]]) -> list[float]:
     """Milliseconds of each, where they were measured on a machine that tells; nothing if they were not."""
-    if any(promise["latency_on"] != "this machine" for _, promise in kept) or not given.plan.measurable_here:
+    if any(promise["latency_on"] != "this machine" for _, promise in kept):
         return []
     return [candidate.latency["models"]["model"]["p50_ms"] for candidate, _ in kept if candidate.latency]
 
@@ -218,7 +218,7 @@ def kept_or_whole(
         return candidate, promise, given, told
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-whole-") as scratch:
         other, kept = make(whole, Path(scratch))
-        times = _times(given, (candidate, promise), (other, kept))
+        times = _times((candidate, promise), (other, kept))
         if promise["kept"] and (not kept["kept"] or not times or times[0] * FASTER < times[1]):
             return candidate, promise, given, told
         empty(folder)

@@ -18,7 +18,7 @@ def default_target(device: Device) -> str:
         UnfitDevice: there is none; it says why the first one falls away.
     """
     found = _packaged(device)
-    return next((name for name in found if _is_installed(name)), found[0])
+    return next((name for name in found if is_installed(name)), found[0])
 
 
 def _packaged(device: Device) -> list[str]:
@@ -41,7 +41,8 @@ def _packaged(device: Device) -> list[str]:
     return found
 
 
-def _is_installed(name: str) -> bool:
+def is_installed(name: str) -> bool:
+    """Whether this Python has what the target packages with."""
     try:
         targets.load(name).check()
     except MissingExtra:

@@ -128,9 +128,7 @@ def typically_apart(answers: Iterable[Feed], references: Sequence[Feed]) -> floa
     signal = 0.0
     for answer, reference in zip(answers, references, strict=True):
         name, wanted = first_float(reference)
-        if wanted is None:
-            continue
-        if not wanted.size:
+        if wanted is None or not wanted.size:
             continue
         rows = wanted.reshape(len(wanted) if wanted.ndim > 1 else 1, -1).astype(np.float64)
         # Where the number of detections differs nothing of the signal is right.

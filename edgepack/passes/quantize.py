@@ -190,7 +190,7 @@ def _write_weights(
         bias = (0.0 if bias is None else bias) - rounded.shift
     key = (value.name, axis, grid.scale.tobytes())
     if key not in written:
-        written[key] = _dequantized(graph, node, f"{value.name}", rounded.integers, grid, axis, len(written))
+        written[key] = _dequantized(graph, node, f"{value.name}", rounded.integers, grid, axis)
     node.replace_input_with(1, written[key])
     if bias is not None:
         name = f"{value.name}_bias_{node.name or node.outputs[0].name}"
@@ -246,10 +246,12 @@ def _write_constants(graph: ir.Graph, node: ir.Node, scheme: Scheme) -> None:
 
 
 def _dequantized(
-    graph: ir.Graph, before: ir.Node, name: str, integers: np.ndarray, grid: Grid, axis: int | None, serial: int = 0
+    graph: ir.Graph, before: ir.Node, name: str, integers: np.ndarray, grid: Grid, axis: int | None
 ) -> ir.Value:
     """A DequantizeLinear of constants, placed before a node."""
-    unique = f"{name}_{serial}" if f"{name}_q" in graph.initializers else name
+    unique, serial = name, 0
+    while f"{unique}_q" in graph.initializers:
+        unique, serial = f"{name}_{serial}", serial + 1
     inputs = [
         initializer(graph, f"{unique}_q", integers),
         initializer(graph, f"{unique}_scale", np.asarray(grid.scale)),
